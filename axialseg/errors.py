@@ -1,0 +1,10 @@
+"""The one exception for mistakes that the user can mend."""
+
+
+class UserError(Exception):
+    """A wrong file, folder or setting of the user's.
+
+    The message is one sentence that names the file or key and the cure. The commands print it
+    without a stack trace and end with exit code 2; any other exception is a defect of ours and
+    keeps its trace.
+    """

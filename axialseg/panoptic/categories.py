@@ -1,0 +1,99 @@
+"""The classes of a data set: names, colours, thing or stuff, and official ids."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Category:
+    """One class.
+
+    Attributes:
+        class_id: contiguous id that labels, models and metrics use.
+        name: human-readable name.
+        is_thing: True for countable objects, False for stuff.
+        official_id: id in the data set's own files.
+        color: RGB, each 0..255.
+    """
+
+    class_id: int
+    name: str
+    is_thing: bool
+    official_id: int
+    color: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Categories:
+    """All classes of a data set, ascending in `class_id`, and the id of void.
+
+    Attributes:
+        classes: the classes that are scored.
+        ignore_class: class id of void; it is no member of `classes`.
+    """
+
+    classes: tuple[Category, ...]
+    ignore_class: int
+
+    def __len__(self) -> int:
+        """Number of scored classes (COCO 133, Cityscapes 19)."""
+        return len(self.classes)
+
+    @property
+    def semantic_channels(self) -> int:
+        """Channels of a semantic head: largest class id + 1 (COCO 134, Cityscapes 19)."""
+        return self.classes[-1].class_id + 1
+
+    @cached_property
+    def class_ids(self) -> tuple[int, ...]:
+        """Class ids, ascending."""
+        return tuple(category.class_id for category in self.classes)
+
+    @cached_property
+    def thing_ids(self) -> tuple[int, ...]:
+        """Class ids of the things, ascending."""
+        return tuple(category.class_id for category in self.classes if category.is_thing)
+
+    @cached_property
+    def stuff_ids(self) -> tuple[int, ...]:
+        """Class ids of the stuff, ascending."""
+        return tuple(category.class_id for category in self.classes if not category.is_thing)
+
+    @cached_property
+    def by_class_id(self) -> dict[int, Category]:
+        """Class id -> class."""
+        return {category.class_id: category for category in self.classes}
+
+    @cached_property
+    def by_official_id(self) -> dict[int, Category]:
+        """Official id -> class."""
+        return {category.official_id: category for category in self.classes}
+
+    @cached_property
+    def is_thing_table(self) -> NDArray[np.bool_]:
+        """bool ``[max(class ids, ignore_class) + 1]``, True at thing ids."""
+        table = np.zeros(max(self.semantic_channels, self.ignore_class + 1), bool)
+        table[list(self.thing_ids)] = True
+        return table
+
+
+def contiguous_categories(
+    official: Iterable[tuple[int, str, bool, tuple[int, int, int]]],
+) -> Categories:
+    """Numbers the classes 1..n in ascending order of their official ids; void is 0, as for COCO.
+
+    Args:
+        official: (official id, name, is thing, RGB colour) of each class, in any order.
+    """
+    ordered = sorted(official)
+    return Categories(
+        tuple(
+            Category(number, name, is_thing, official_id, color)
+            for number, (official_id, name, is_thing, color) in enumerate(ordered, start=1)
+        ),
+        ignore_class=0,
+    )
