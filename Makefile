@@ -1,0 +1,44 @@
+# `make train` and `make test` are all one needs; both set up .venv first, once.
+# ARGS goes to the command:  make train ARGS='model=axial_hybrid_tiny trainer.max_steps=200'
+
+.PHONY: train evaluate test setup lint format bench
+.DELETE_ON_ERROR:
+
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+
+train: setup
+	$(VENV)/bin/python train.py $(ARGS)
+
+evaluate: setup
+	$(VENV)/bin/python evaluate.py $(ARGS)
+
+test: setup
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: setup
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+setup: $(INSTALLED)
+
+# A stamp file: installed again only when one of these files changes.
+$(INSTALLED): pyproject.toml setup.py constraints.txt
+	@python=$${PYTHON:-}; \
+	for candidate in python3.11 python3.12 python3.13 python3; do \
+		[ -n "$$python" ] && break; \
+		$$candidate -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+			>/dev/null 2>&1 && python=$$candidate; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "No Python >= 3.11 with the venv module was found: install one, or say" >&2; \
+		echo "  make setup PYTHON=/path/to/python3" >&2; exit 1; \
+	fi; \
+	[ -x $(VENV)/bin/python ] || $$python -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
