@@ -75,7 +75,7 @@ class Categories:
 
     @cached_property
     def is_thing_table(self) -> NDArray[np.bool_]:
-        """bool ``[max(class ids, ignore_class) + 1]``, True at thing ids."""
+        """True at thing ids; bool ``[max(class ids, ignore_class) + 1]``."""
         table = np.zeros(max(self.semantic_channels, self.ignore_class + 1), bool)
         table[list(self.thing_ids)] = True
         return table

@@ -5,8 +5,8 @@ Two representations, both of one image:
 * a *panoptic map*, int32 ``[H, W]``, value = ``class_id * divisor + instance`` with instance >= 1
   for things and 0 for stuff; void is ``ignore_class * divisor``. Models predict these.
 * `PanopticSegments`, a map of segment numbers plus a table in a fixed order. It can say what a
-  panoptic map can not: crowd regions and several segments of one stuff class. Ground truth, official
-  files and the metrics use these.
+  panoptic map can not: crowd regions and several segments of one stuff class. Ground truth,
+  official files and the metrics use these.
 """
 
 from typing import NamedTuple
@@ -35,7 +35,7 @@ class PanopticSegments(NamedTuple):
         return np.bincount(self.id_map.ravel(), minlength=len(self.class_ids) + 1)[1:]
 
     def semantic_map(self, ignore_class: int) -> NDArray[np.int32]:
-        """Class of each pixel, int32 ``[H, W]``; void is `ignore_class`. Crowds count as their class."""
+        """Class of each pixel, int32 ``[H, W]``; void is `ignore_class`, crowds are their class."""
         table = np.concatenate(([ignore_class], self.class_ids)).astype(np.int32)
         return table[self.id_map]
 
@@ -43,7 +43,7 @@ class PanopticSegments(NamedTuple):
 def segments_from_panoptic_map(
     panoptic_map: NDArray[np.integer], ignore_class: int, divisor: int = CLASS_DIVISOR
 ) -> PanopticSegments:
-    """The segments of a panoptic map ``[H, W]``, in ascending order of their values; none is a crowd."""
+    """The segments of a panoptic map ``[H, W]``, ascending in their values; none is a crowd."""
     # Segments are blobs: sorting run starts only is several times faster than sorting pixels.
     flat = np.ascontiguousarray(panoptic_map).reshape(-1)
     starts = np.concatenate(([True], flat[1:] != flat[:-1])) if flat.size else np.zeros(0, bool)
