@@ -1,0 +1,69 @@
+"""Which parameters share a rate and a decay."""
+
+from torch import nn
+
+from axialseg.optim.param_groups import parameter_groups
+
+
+def net() -> nn.Module:
+    backbone = nn.ModuleDict(
+        {"conv": nn.Conv2d(3, 4, 1), "norm": nn.BatchNorm2d(4), "transformer": nn.Linear(4, 4)}
+    )
+    return nn.ModuleDict({"backbone": backbone, "head": nn.Conv2d(4, 2, 1)})
+
+
+def names(module: nn.Module, parameters: list[nn.Parameter]) -> set[str]:
+    by_id = {id(parameter): name for name, parameter in module.named_parameters()}
+    return {by_id[id(parameter)] for parameter in parameters}
+
+
+def test_vectors_get_no_decay() -> None:
+    module = net()
+    decayed, plain = parameter_groups(module, lr=0.1, weight_decay=0.05)
+    assert (decayed["lr"], decayed["weight_decay"]) == (0.1, 0.05)
+    assert (plain["lr"], plain["weight_decay"]) == (0.1, 0.0)
+    assert names(module, decayed["params"]) == {
+        "backbone.conv.weight",
+        "backbone.transformer.weight",
+        "head.weight",
+    }
+    assert len(decayed["params"]) + len(plain["params"]) == len(list(module.parameters()))
+
+
+def test_without_decay_there_is_one_group() -> None:
+    (group,) = parameter_groups(net(), lr=0.1)
+    assert len(group["params"]) == len(list(net().parameters()))
+
+
+def test_backbone_has_its_own_rate_but_for_named_parts() -> None:
+    module = net()
+    full, slow = parameter_groups(
+        module, lr=1.0, backbone_lr_multiplier=0.1, full_rate_names=["transformer"]
+    )
+    assert (full["lr"], slow["lr"]) == (1.0, 0.1)
+    assert names(module, slow["params"]) == {
+        "backbone.conv.weight",
+        "backbone.conv.bias",
+        "backbone.norm.weight",
+        "backbone.norm.bias",
+    }
+
+
+def test_base_rate_comes_first_and_groups_are_complete() -> None:
+    module = net()
+    groups = parameter_groups(module, lr=1.0, weight_decay=0.1, backbone_lr_multiplier=0.1)
+    assert [(group["lr"], group["weight_decay"]) for group in groups] == [
+        (1.0, 0.1),
+        (1.0, 0.0),
+        (0.1, 0.1),
+        (0.1, 0.0),
+    ]
+    taken = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(taken) == sorted(id(parameter) for parameter in module.parameters())
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    module = net()
+    module["backbone"]["conv"].requires_grad_(False)
+    (group,) = parameter_groups(module, lr=1.0)
+    assert not names(module, group["params"]) & {"backbone.conv.weight", "backbone.conv.bias"}
