@@ -1,0 +1,60 @@
+"""Windows of resized images, without resizing the whole.
+
+All resizing is align-corners, as in TensorFlow's `tf.compat.v1.image.resize(align_corners=True)`:
+pixel i of n samples the source at ``i * (source - 1) / (n - 1)``, computed in float32. A window
+samples at those same places, so it equals that window of the fully resized image, border included.
+"""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+
+def source_positions(source: int, target: int, start: int, length: int) -> NDArray[np.float32]:
+    """Where target pixels ``start .. start + length - 1`` of an axis sample it, float32 ``[length]``.
+
+    Args:
+        source: pixels of the axis before resizing.
+        target: pixels after resizing.
+        start: first target pixel wanted.
+        length: number of target pixels wanted.
+    """
+    if target > 1:
+        scale = np.float32(source - 1) / np.float32(target - 1)
+    else:
+        scale = np.float32(source)
+    return np.arange(start, start + length, dtype=np.float32) * scale
+
+
+def resample_image(
+    image: NDArray[np.uint8] | NDArray[np.float32],
+    rows: NDArray[np.float32],
+    columns: NDArray[np.float32],
+) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """Bilinear samples at every pair of a row and a column, in the image's own type.
+
+    For uint8 the result is rounded: at most half a grey level from the float one.
+
+    Args:
+        image: uint8 or float32 ``[H, W, 3]``.
+        rows: float32 ``[h]``, within 0 .. H - 1.
+        columns: float32 ``[w]``, within 0 .. W - 1.
+
+    Returns:
+        ``[h, w, 3]``.
+    """
+    shape = len(rows), len(columns)
+    map_x = np.ascontiguousarray(np.broadcast_to(columns, shape))
+    map_y = np.ascontiguousarray(np.broadcast_to(rows[:, None], shape))
+    # remap in OpenCV 5 interpolates exactly; in OpenCV 4 it rounds positions to 1/32 pixel.
+    return cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def resample_ids(
+    id_map: NDArray[np.int32], rows: NDArray[np.float32], columns: NDArray[np.float32]
+) -> NDArray[np.int32]:
+    """Nearest samples (halves away from zero) of ids ``[H, W]`` at rows ``[h]`` x columns ``[w]``."""
+    # In float64 adding a half is exact, so that no value just below a half is rounded up.
+    nearest_rows = np.floor(rows.astype(np.float64) + 0.5).astype(np.intp)
+    nearest_columns = np.floor(columns.astype(np.float64) + 0.5).astype(np.intp)
+    return id_map.take(nearest_rows, axis=0).take(nearest_columns, axis=1)

@@ -1,0 +1,42 @@
+"""What every panoptic data set hands out."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from axialseg.panoptic.categories import Categories
+from axialseg.panoptic.panoptic_map import PanopticSegments
+
+
+class PanopticSample(NamedTuple):
+    """One image with its ground truth, both at the original size. The arrays are read-only.
+
+    Attributes:
+        image: uint8 ``[H, W, 3]``, RGB.
+        segments: ground truth ``[H, W]``, or None where none is published (test images).
+        image_id: id in the official files.
+        file_name: path of the image, for messages and pictures.
+    """
+
+    image: NDArray[np.uint8]
+    segments: PanopticSegments | None
+    image_id: int | str
+    file_name: str
+
+
+class PanopticDataset(Protocol):
+    """A data set as the loaders see it."""
+
+    @property
+    def categories(self) -> Categories:
+        """The classes; known before any image is read."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def read(self, index: int) -> PanopticSample:
+        """Reads one image with its ground truth."""
+        ...

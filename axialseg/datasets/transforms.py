@@ -1,0 +1,192 @@
+"""Scale, crop, pad, flip and colour: from a sample to what fits in a batch.
+
+Source: deeplab2 data/preprocessing (`input_preprocessing.py`, `preprocess_utils.py`). Differences:
+the random window is chosen first and only it is sampled, once, straight from the original image
+(deeplab2 resizes to range, then scales, then crops); images stay uint8, at most half a grey level
+off; padding is 127 with a mask of valid pixels, for the model sets padding to exactly 0 anyway.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from axialseg.datasets.resampling import resample_ids, resample_image, source_positions
+from axialseg.datasets.sample import PanopticSample
+from axialseg.panoptic.panoptic_map import PanopticSegments
+
+PAD_VALUE = 127
+
+ColorTransform = Callable[[NDArray[np.uint8], Generator], NDArray[np.uint8]]
+
+
+class PreparedImage(NamedTuple):
+    """An image as the net gets it, padded.
+
+    Attributes:
+        image: uint8 ``[h, w, 3]``, RGB.
+        valid: bool ``[h, w]``, False at padding.
+    """
+
+    image: NDArray[np.uint8]
+    valid: NDArray[np.bool_]
+
+
+class TrainingCrop(NamedTuple):
+    """A random window of a sample; padding is void.
+
+    Attributes:
+        image: uint8 ``[h, w, 3]``, RGB.
+        valid: bool ``[h, w]``, False at padding.
+        segments: ground truth ``[h, w]``; segments outside the window keep their table rows.
+    """
+
+    image: NDArray[np.uint8]
+    valid: NDArray[np.bool_]
+    segments: PanopticSegments
+
+
+def scale_candidates(smallest: float, largest: float, step: float = 0.1) -> NDArray[np.float32]:
+    """Scale factors that a recipe draws from, float32 ``[n]``, evenly spaced, ends included.
+
+    The step is a float32 in deeplab2, which leaves one value fewer than expected: 15 for 0.5..2.0,
+    10 for 0.5..1.5.
+    """
+    count = int((largest - smallest) / float(np.float32(step)) + 1)
+    return np.linspace(smallest, largest, count).astype(np.float32)
+
+
+def scaled_size(height: int, width: int, scale: np.float32) -> tuple[int, int]:
+    """Size times scale, truncated, computed in float32."""
+    return int(np.float32(height) * scale), int(np.float32(width) * scale)
+
+
+def range_size(height: int, width: int, shorter: int, longer: int) -> tuple[int, int]:
+    """Size after resizing so that the shorter side is `shorter`, then the longer at most `longer`.
+
+    Both steps keep the aspect ratio and truncate, the second from the result of the first.
+    """
+    scale = np.float32(shorter) / np.float32(min(height, width))
+    height, width = scaled_size(height, width, scale)
+    if max(height, width) > longer:
+        height, width = scaled_size(height, width, np.float32(longer) / np.float32(max(height, width)))
+    return height, width
+
+
+class TrainTransform:
+    """[resize to range] -> random scale -> colour -> random pad or crop -> random flip."""
+
+    def __init__(
+        self,
+        crop_size: Sequence[int],
+        min_scale: float,
+        max_scale: float,
+        scale_step: float = 0.1,
+        resize_range: Sequence[int] | None = None,
+        flip_probability: float = 0.5,
+        color: ColorTransform | None = None,
+    ) -> None:
+        """Keeps the settings.
+
+        Args:
+            crop_size: (height, width) of the result, in pixels.
+            min_scale: smallest scale factor.
+            max_scale: largest scale factor.
+            scale_step: about the step between two scale factors, see `scale_candidates`.
+            resize_range: (shorter, longer) side before the random scale, see `range_size`; None
+                starts from the original size.
+            flip_probability: rate of left-right flips.
+            color: changes the colours of the window, uint8 ``[h, w, 3]``, before it is padded.
+        """
+        self.height, self.width = crop_size
+        self.scales = scale_candidates(min_scale, max_scale, scale_step)
+        self.resize_range = None if resize_range is None else tuple(resize_range)
+        self.flip_probability = flip_probability
+        self.color = color
+
+    def __call__(self, sample: PanopticSample, rng: Generator) -> TrainingCrop:
+        """Draws one crop of a sample that has ground truth; all chance comes from `rng`."""
+        assert sample.segments is not None
+        source_height, source_width = sample.image.shape[:2]
+        size = source_height, source_width
+        if self.resize_range is not None:
+            size = range_size(*size, *self.resize_range)
+        height, width = scaled_size(*size, rng.choice(self.scales))
+        height, width = max(height, 1), max(width, 1)
+        top, row_start, window_height = _random_window(height, self.height, rng)
+        left, column_start, window_width = _random_window(width, self.width, rng)
+        rows = source_positions(source_height, height, row_start, window_height)
+        columns = source_positions(source_width, width, column_start, window_width)
+        if rng.random() < self.flip_probability:
+            columns = columns[::-1]
+            left = self.width - left - window_width
+
+        window = resample_image(sample.image, rows, columns)
+        if self.color is not None:
+            window = self.color(window, rng)
+        image, valid = _pad(window, top, left, self.height, self.width)
+        id_map = np.zeros((self.height, self.width), np.int32)
+        id_map[top : top + window_height, left : left + window_width] = resample_ids(
+            sample.segments.id_map, rows, columns
+        )
+        return TrainingCrop(image, valid, sample.segments._replace(id_map=id_map))
+
+
+class EvalTransform:
+    """[resize to range] -> pad at the bottom and the right; ground truth is left as it is."""
+
+    def __init__(
+        self, crop_size: Sequence[int], stride: int = 32, resize_range: Sequence[int] | None = None
+    ) -> None:
+        """Keeps the settings.
+
+        Args:
+            crop_size: smallest (height, width) of the result, in pixels.
+            stride: a longer side is padded to the next ``k * stride + 1``.
+            resize_range: (shorter, longer) side, see `range_size`; None keeps the original size.
+        """
+        self.height, self.width = crop_size
+        self.stride = stride
+        self.resize_range = None if resize_range is None else tuple(resize_range)
+
+    def __call__(self, image: NDArray[np.uint8]) -> tuple[PreparedImage, tuple[int, int]]:
+        """Prepares one image, uint8 ``[H, W, 3]``; the second result is its size before padding."""
+        size = height, width = image.shape[:2]
+        if self.resize_range is not None:
+            size = range_size(height, width, *self.resize_range)
+        if size != (height, width):
+            rows = source_positions(height, size[0], 0, size[0])
+            columns = source_positions(width, size[1], 0, size[1])
+            image = resample_image(image, rows, columns)
+        padded_height = self._padded(size[0], self.height)
+        padded_width = self._padded(size[1], self.width)
+        return PreparedImage(*_pad(image, 0, 0, padded_height, padded_width)), size
+
+    def _padded(self, length: int, crop: int) -> int:
+        """Side after padding: the crop's, or the next ``k * stride + 1`` if that is too short."""
+        return crop if length <= crop else -(-(length - 1) // self.stride) * self.stride + 1
+
+
+def _random_window(length: int, crop: int, rng: Generator) -> tuple[int, int, int]:
+    """Along one axis: (offset in the crop, first pixel taken, pixels taken).
+
+    A short image is put at a random place, a long one cut at a random place. As in deeplab2 the
+    padding offset never takes the whole margin, so it is 0 for a margin of one pixel.
+    """
+    offset = int(rng.integers(max(crop - length, 1)))
+    start = int(rng.integers(max(length - crop, 0) + 1))
+    return offset, start, min(length, crop)
+
+
+def _pad(
+    window: NDArray[np.uint8], top: int, left: int, height: int, width: int
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Puts ``[h, w, 3]`` into an image of the given size; also says which pixels are its own."""
+    bottom, right = top + window.shape[0], left + window.shape[1]
+    image = np.full((height, width, 3), PAD_VALUE, np.uint8)
+    image[top:bottom, left:right] = window
+    valid = np.zeros((height, width), bool)
+    valid[top:bottom, left:right] = True
+    return image, valid
