@@ -33,7 +33,9 @@ def test_void_above_the_classes_and_another_divisor() -> None:
 
 def test_equals_sorting_every_pixel() -> None:
     rng = np.random.default_rng(0)
-    panoptic_map = (rng.integers(0, 5, (31, 17)) * CLASS_DIVISOR + rng.integers(0, 3)).astype("i4")
+    panoptic_map = (
+        rng.integers(0, 5, (31, 17)) * CLASS_DIVISOR + rng.integers(0, 3, (31, 17))
+    ).astype("i4")
     segments = segments_from_panoptic_map(panoptic_map, ignore_class=3)
     values = np.unique(panoptic_map[panoptic_map // CLASS_DIVISOR != 3])
     for number, value in enumerate(values, start=1):
