@@ -1,0 +1,177 @@
+"""Our names and layouts beside those of deeplab2's TensorFlow checkpoints.
+
+`CHILD_NAMES` says, for each class of ours, what the TensorFlow object calls the child that we call
+so. `variable_names` walks a model along it; the map is one-to-one and complete (tested against the
+list of variables of each published architecture).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from axialseg.backbones.residual_network import ResidualNetwork
+from axialseg.decoders.context import ASPP, PointwiseContext
+from axialseg.decoders.panoptic_deeplab import PanopticDeepLabDecoder, PredictionHead
+from axialseg.layers.axial_attention import AxialAttention, AxialAttention2d
+from axialseg.layers.axial_block import AxialBranch
+from axialseg.layers.batch_norm import BatchNorm
+from axialseg.layers.convolution import ConvNorm, SeparableConvNormReLU
+from axialseg.layers.residual_block import BasicBranch, BottleneckBranch, ResidualBlock
+from axialseg.layers.stem import ConvStem, InceptionStem
+from axialseg.models.panoptic_deeplab import PanopticDeepLab
+
+# Our class -> {path below it: path below the TensorFlow object}; "" keeps the same object. A path of
+# ours may end at a child module or at a parameter. "{n}" stands for a number, "{n+1}" for one more.
+CHILD_NAMES: dict[type[nn.Module], dict[str, str]] = {
+    BatchNorm: {
+        "weight": "gamma",
+        "bias": "beta",
+        "running_mean": "moving_mean",
+        "running_var": "moving_variance",
+    },
+    ConvNorm: {"conv.weight": "_conv/kernel", "norm": "_batch_norm"},
+    SeparableConvNormReLU: {
+        "depthwise.weight": "_conv1_bn_act/_depthwise/_depthwise_conv/depthwise_kernel",
+        "depthwise_norm": "_conv1_bn_act/_depthwise/_batch_norm",
+        "pointwise": "_conv1_bn_act/_pointwise",
+    },
+    AxialAttention: {
+        "qkv.conv.weight": "qkv_kernel",
+        "qkv.norm": "_batch_norm_qkv",
+        "similarity_norm": "_batch_norm_similarity",
+        "retrieval_norm": "_batch_norm_retrieved_output",
+        "query_table": "_query_rpe/embeddings",
+        "key_table": "_key_rpe/embeddings",
+        "value_table": "_value_rpe/embeddings",
+    },
+    AxialAttention2d: {"height_axis": "_height_axis", "width_axis": "_width_axis"},
+    AxialBranch: {"conv1": "_conv1_bn_act", "attention": "_attention", "conv2": "_conv3_bn"},
+    BottleneckBranch: {
+        "conv1": "_conv1_bn_act",
+        "conv2": "_conv2_bn_act",
+        "conv3": "_conv3_bn",
+    },
+    BasicBranch: {"conv1": "_conv1_bn_act", "conv2": "_conv2_bn"},
+    ResidualBlock: {"branch": "", "shortcut": "_shortcut"},
+    ConvStem: {"conv": ""},
+    InceptionStem: {"conv1": "_conv1_bn_act", "conv2": "_conv2_bn_act", "conv3": "_conv3_bn"},
+    ResidualNetwork: {
+        "stem": "_stem",
+        **{f"stages.stage{s}.{{n}}": f"_stage{s}/_block{{n+1}}" for s in range(1, 6)},
+    },
+    PointwiseContext: {
+        "conv.weight": "_proj_conv_bn_act/_conv/kernel",
+        "norm": "_proj_conv_bn_act/_batch_norm",
+    },
+    ASPP: {
+        "point": "_conv_bn_act",
+        "atrous.{n}": "_aspp_conv{n+1}/_conv_bn_act",
+        "pooled": "_aspp_pool/_conv_bn_act",
+        "project": "_proj_conv_bn_act",
+    },
+    PanopticDeepLabDecoder: {
+        "context": "_aspp",
+        "projections.{n}": "_low_level_conv{n+1}",
+        "fusions.{n}": "_fusion_conv{n+1}",
+    },
+    PredictionHead: {
+        "fuse": "conv_block",
+        "predict.weight": "final_conv/kernel",
+        "predict.bias": "final_conv/bias",
+    },
+    PanopticDeepLab: {
+        "backbone": "encoder",
+        "semantic_decoder": "semantic_decoder",
+        "instance_decoder": "instance_decoder",
+        **{
+            f"{ours}.{child}": theirs.format(part)
+            for ours, theirs in {
+                "semantic_head": "semantic_{}",
+                "center_head": "instance_center_head_{}",
+                "offset_head": "instance_regression_head_{}",
+            }.items()
+            for child, part in {
+                "fuse": ("head_" if ours == "semantic_head" else "") + "without_last_layer",
+                "predict.weight": "last_layer/kernel",
+                "predict.bias": "last_layer/bias",
+            }.items()
+        },
+    },
+}
+
+
+def variable_names(module: nn.Module) -> dict[str, str]:
+    """Name of each parameter and statistic of `module` -> TensorFlow's path below the same object.
+
+    Raises:
+        KeyError: if the module holds something that `CHILD_NAMES` does not know.
+    """
+    names: dict[str, str] = {}
+    state = module.state_dict(keep_vars=True)
+    _collect(module, "", "", names)
+    unnamed = sorted(set(state) - set(names))
+    if unnamed:
+        raise KeyError(f"no TensorFlow name is known for {unnamed[0]}")
+    return names
+
+
+def _collect(module: nn.Module, ours: str, theirs: str, names: dict[str, str]) -> None:
+    table = next((CHILD_NAMES[c] for c in type(module).__mro__ if c in CHILD_NAMES), None)
+    if table is None:
+        raise KeyError(f"no TensorFlow names are known for {type(module).__name__} at {ours!r}")
+    for pattern, name in table.items():
+        for path, index in _matches(module, pattern):
+            target = name.replace("{n+1}", str(index + 1))
+            their_path = "/".join(part for part in (theirs, target) if part)
+            our_path = f"{ours}.{path}" if ours else path
+            child = _follow(module, path)
+            if isinstance(child, nn.Module):
+                _collect(child, our_path, their_path, names)
+            elif child is not None:
+                names[our_path] = their_path
+
+
+def _matches(module: nn.Module, pattern: str) -> list[tuple[str, int]]:
+    """Paths that the pattern stands for, with the number in it (0 if it has none)."""
+    if "{n}" not in pattern:
+        return [(pattern, 0)] if _follow(module, pattern) is not None else []
+    parent, _, rest = pattern.partition(".{n}")
+    container = _follow(module, parent)
+    length = len(container) if isinstance(container, nn.Sequential | nn.ModuleList) else 0
+    return [(f"{parent}.{n}{rest}", n) for n in range(length)]
+
+
+def _follow(module: nn.Module, path: str) -> object:
+    current: object = module
+    for name in path.split("."):
+        if isinstance(current, nn.ModuleDict):
+            current = current[name] if name in current else None
+        else:
+            current = getattr(current, name, None)
+    return current
+
+
+def to_torch_layout(name: str, value: NDArray[np.generic], shape: tuple[int, ...]) -> NDArray:
+    """Lays a TensorFlow variable out as our parameter of `shape`.
+
+    Convolution kernels ``[kh, kw, in, out]`` become ``[out, in, kh, kw]``, depth-wise kernels
+    ``[kh, kw, C, 1]`` ``[C, 1, kh, kw]``, ``qkv_kernel`` ``[in, out]`` and 1-D kernels ``[1, in, out]``
+    ``[out, in, 1(, 1)]``; statistics over stacked dimensions are flattened in order.
+
+    Args:
+        name: last part of the TensorFlow name (``kernel``, ``gamma`` ...), or the whole name.
+        value: the variable.
+        shape: shape of our parameter.
+
+    Raises:
+        ValueError: if the sizes do not agree.
+    """
+    kind = name.rsplit("/", 1)[-1]
+    if kind == "depthwise_kernel":
+        value = value.transpose(2, 3, 0, 1)
+    elif kind.endswith("kernel"):
+        axes = range(value.ndim)
+        value = value.transpose(value.ndim - 1, value.ndim - 2, *list(axes)[: value.ndim - 2])
+    if value.size != int(np.prod(shape)) or (kind.endswith("kernel") and value.shape[0] != shape[0]):
+        raise ValueError(f"{name} has shape {value.shape}, but the model needs {shape}")
+    return np.ascontiguousarray(value.reshape(shape))

@@ -1,0 +1,88 @@
+"""The decoder and the prediction heads of Panoptic-DeepLab.
+
+Source: Cheng et al. 2020, "Panoptic-DeepLab" (arXiv 1911.10194), sec. 3.1; deeplab2
+``model/decoder/panoptic_deeplab.py``.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from axialseg.layers.convolution import ConvNormReLU, SeparableConvNormReLU
+from axialseg.layers.initialization import truncated_normal_
+from axialseg.layers.resize import resize_bilinear
+
+
+class ContextFactory(Protocol):
+    """Makes a context module with `out_channels` for a number of input channels."""
+
+    def __call__(self, in_channels: int) -> nn.Module:
+        """The module maps ``[B, in_channels, h, w]`` to ``[B, out_channels, h, w]``."""
+        ...
+
+
+class PanopticDeepLabDecoder(nn.Module):
+    """Upsamples the deepest feature to stride 4, fusing res3 and res2 on the way.
+
+    Args:
+        feature_channels: channels of the backbone's features by name.
+        context: makes the module in front, see ``decoders/context.py``.
+        channels: width of the fused features and of the output.
+        projections: widths that the low-level features are projected to.
+        low_level: names of the low-level features, deepest first.
+    """
+
+    def __init__(
+        self,
+        feature_channels: Mapping[str, int],
+        context: ContextFactory,
+        channels: int = 256,
+        projections: Sequence[int] = (64, 32),
+        low_level: Sequence[str] = ("res3", "res2"),
+    ) -> None:
+        super().__init__()
+        self.low_level = tuple(low_level)
+        self.out_channels = channels
+        self.context = context(feature_channels["res5"])
+        self.projections = nn.ModuleList()
+        self.fusions = nn.ModuleList()
+        width = int(self.context.out_channels)
+        for name, projected in zip(self.low_level, projections, strict=True):
+            self.projections.append(ConvNormReLU(feature_channels[name], projected))
+            self.fusions.append(SeparableConvNormReLU(width + projected, channels, 5))
+            width = channels
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """features: the backbone's, activated -> ``[B, channels, h, w]`` at the stride of res2."""
+        x = self.context(features["res5"])
+        for name, projection, fusion in zip(
+            self.low_level, self.projections, self.fusions, strict=True
+        ):
+            low = projection(features[name])
+            x = resize_bilinear(x, (low.shape[-2], low.shape[-1]))
+            x = fusion(torch.cat([x, low], dim=1))
+        return x
+
+
+class PredictionHead(nn.Module):
+    """5x5 separable convolution, then a 1x1 convolution with bias.
+
+    Args:
+        in_channels: channels of the decoder's output.
+        channels: width between the two convolutions.
+        out_channels: predicted channels.
+    """
+
+    def __init__(self, in_channels: int, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.fuse = SeparableConvNormReLU(in_channels, channels, 5)
+        self.predict = nn.Conv2d(channels, out_channels, 1)
+        truncated_normal_(self.predict.weight, 0.01)
+        assert self.predict.bias is not None
+        nn.init.zeros_(self.predict.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: ``[B, C_in, h, w]`` -> ``[B, C_out, h, w]``, no activation."""
+        return self.predict(self.fuse(x))

@@ -1,0 +1,47 @@
+"""The residual branch with axial attention in place of the 3x3 convolution.
+
+Source: Wang et al. 2020, "Axial-DeepLab", sec. 3.2 and fig. 2; deeplab2 ``model/layers/axial_blocks.py``.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from axialseg.layers.axial_attention import AttentionFactory, AxialAttention2d
+from axialseg.layers.convolution import ConvNorm, ConvNormReLU
+
+
+class AxialBranch(nn.Module):
+    """1x1 convolution, height-axis and width-axis attention, 1x1 convolution.
+
+    There is no activation and no convolution between the axes; ReLU comes after both.
+
+    Args:
+        attention: makes one attention layer, see `AxialAttention2d`.
+        in_channels: channels of the input.
+        bottleneck_channels: width of the first convolution.
+        key_channels: channels of queries and keys over all heads.
+        value_channels: channels of values over all heads.
+        out_channels: width of the last convolution.
+        stride: of the attention.
+    """
+
+    def __init__(
+        self,
+        attention: AttentionFactory,
+        in_channels: int,
+        bottleneck_channels: int,
+        key_channels: int,
+        value_channels: int,
+        out_channels: int,
+        stride: int = 1,
+    ) -> None:
+        super().__init__()
+        self.conv1 = ConvNormReLU(in_channels, bottleneck_channels)
+        self.attention = AxialAttention2d(
+            attention, bottleneck_channels, key_channels, value_channels, stride
+        )
+        self.conv2 = ConvNorm(value_channels, out_channels, initial_gamma=0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: ``[B, C_in, H, W]`` -> ``[B, C_out, (H-1)//stride+1, (W-1)//stride+1]``."""
+        return self.conv2(F.relu(self.attention(self.conv1(x))))

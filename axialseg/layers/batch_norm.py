@@ -1,0 +1,112 @@
+"""Batch normalisation with the statistics of the authors' code, synchronised over ranks.
+
+Source: deeplab2 ``model/utils.py`` / Keras ``SyncBatchNormalization`` (epsilon 1e-3, decay 0.99).
+It differs from `torch.nn.BatchNorm2d` in two ways: the running variance takes the *biased* batch
+variance, and statistics are taken over all ranks on every backend, gloo as well as NCCL
+(`torch.nn.SyncBatchNorm` is for GPUs only and keeps the unbiased variance).
+"""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class BatchNorm(nn.Module):
+    """Normalises dimension 1 of ``[N, C, ...]`` over all other dimensions.
+
+    Args:
+        channels: C.
+        eps: added to the variance.
+        momentum: share of the batch in the update of the running statistics.
+        initial_gamma: initial scale; residual branches end with 0, so that they start as identity.
+    """
+
+    def __init__(
+        self, channels: int, eps: float = 1e-3, momentum: float = 0.01, initial_gamma: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.eps = eps
+        self.momentum = momentum
+        self.weight = nn.Parameter(torch.full((channels,), initial_gamma))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.running_mean: Tensor
+        self.running_var: Tensor
+
+    def forward(self, x: Tensor, where: Tensor | None = None) -> Tensor:
+        """Normalises x; in training the running statistics move.
+
+        Args:
+            x: float ``[N, C, ...]``.
+            where: bool, broadcastable to x; False values take no part in the statistics (they are
+                still normalised). None means all.
+
+        Returns:
+            The same shape and dtype as x.
+        """
+        if not self.training:
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+            )
+        if where is not None or _world_size() > 1:
+            return self._explicit(x, where)
+        count = x.numel() // x.shape[1]
+        if count == 1:  # the library refuses a single value per channel; its variance is 0
+            self._update(x.detach().flatten(), torch.zeros_like(self.running_var))
+            return (x * 0).transpose(1, -1).add(self.bias).transpose(1, -1)
+        # With momentum 1 the fused kernel hands out the batch statistics, which saves a pass.
+        mean = torch.zeros_like(self.running_mean)
+        variance = torch.ones_like(self.running_var)
+        y = F.batch_norm(x, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
+        self._update(mean, variance * ((count - 1) / count))
+        return y
+
+    def _explicit(self, x: Tensor, where: Tensor | None) -> Tensor:
+        """The same in elementary steps: over ranks, or over a part of the values."""
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        dims = [d for d in range(x.ndim) if d != 1]
+        values = x if x.dtype == torch.float64 else x.float()
+        counted = torch.ones((), device=x.device) if where is None else where.to(values.dtype)
+        count = counted.expand_as(x[:, :1]).sum(dtype=values.dtype)
+        count = _sum_over_ranks(count)
+        mean = _sum_over_ranks((values * counted).sum(dims)) / count
+        centred = values - mean.view(shape)
+        variance = _sum_over_ranks((centred.square() * counted).sum(dims)) / count
+        self._update(mean.detach(), variance.detach())
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+
+    def _update(self, mean: Tensor, variance: Tensor) -> None:
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
+
+    def extra_repr(self) -> str:
+        """Shown by ``print(module)``."""
+        return f"{self.weight.numel()}, eps={self.eps}, momentum={self.momentum}"
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _sum_over_ranks(x: Tensor) -> Tensor:
+    return _SumOverRanks.apply(x) if _world_size() > 1 else x
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """Sum over all ranks; the gradient of a sum is the sum of the ranks' gradients."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
+        total = grad.contiguous().clone()
+        dist.all_reduce(total)
+        return total

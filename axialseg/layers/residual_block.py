@@ -1,0 +1,109 @@
+"""Pre-activation residual blocks: bottleneck, basic and wide bottleneck.
+
+Source: deeplab2 ``model/layers/axial_blocks.py``. The residual stream is kept before activation: a
+block first applies ReLU to its input, and its shortcut too starts from the activated input.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from axialseg.layers.convolution import ConvNorm, ConvNormReLU
+from axialseg.layers.drop_path import DropPath
+
+
+class ResidualBlock(nn.Module):
+    """x -> shortcut(relu(x)) + drop_path(branch(relu(x))).
+
+    Args:
+        branch: maps ``[B, C_in, H, W]`` (activated) to ``[B, C_out, H/stride, W/stride]``.
+        in_channels: channels of the input.
+        out_channels: channels of the output; a 1x1 projection makes the shortcut fit if they differ.
+        stride: stride of the branch.
+        keep_probability: of the branch in training, see `DropPath`.
+    """
+
+    def __init__(
+        self,
+        branch: nn.Module,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        keep_probability: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        self.branch = branch
+        self.shortcut = (
+            ConvNorm(in_channels, out_channels, stride=stride)
+            if in_channels != out_channels
+            else None
+        )
+        self.drop_path = DropPath(keep_probability)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: ``[B, C_in, H, W]`` before activation -> ``[B, C_out, H', W']`` before activation."""
+        x = F.relu(x)
+        if self.shortcut is not None:
+            shortcut = self.shortcut(x)
+        else:
+            shortcut = x[:, :, :: self.stride, :: self.stride]
+        return shortcut + self.drop_path(self.branch(x))
+
+
+class BottleneckBranch(nn.Module):
+    """1x1, 3x3, 1x1 convolutions; ReLU after the first two.
+
+    Args:
+        in_channels: channels of the input.
+        bottleneck_channels: width of the first convolution.
+        spatial_channels: width of the 3x3 convolution (twice the first in a wide bottleneck).
+        out_channels: width of the last convolution.
+        stride: of the 3x3 convolution.
+        dilation: of the 3x3 convolution.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        bottleneck_channels: int,
+        spatial_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        dilation: int = 1,
+    ) -> None:
+        super().__init__()
+        self.conv1 = ConvNormReLU(in_channels, bottleneck_channels)
+        self.conv2 = ConvNormReLU(bottleneck_channels, spatial_channels, 3, stride, dilation)
+        self.conv3 = ConvNorm(spatial_channels, out_channels, initial_gamma=0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: ``[B, C_in, H, W]`` -> ``[B, C_out, H/stride, W/stride]``."""
+        return self.conv3(self.conv2(self.conv1(x)))
+
+
+class BasicBranch(nn.Module):
+    """Two 3x3 convolutions with a ReLU between them.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: width of both convolutions.
+        stride: of the first convolution.
+        dilation: of the first convolution.
+        second_dilation: of the second convolution.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        dilation: int = 1,
+        second_dilation: int = 1,
+    ) -> None:
+        super().__init__()
+        self.conv1 = ConvNormReLU(in_channels, out_channels, 3, stride, dilation)
+        self.conv2 = ConvNorm(out_channels, out_channels, 3, 1, second_dilation, initial_gamma=0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: ``[B, C_in, H, W]`` -> ``[B, C_out, H/stride, W/stride]``."""
+        return self.conv2(self.conv1(x))

@@ -1,0 +1,172 @@
+"""Every layer that a model uses, against the authors' numbers: outputs, gradients, statistics."""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from golden_data import arrays, assert_close, facts, load_weights, nchw, nhwc
+from torch import Tensor, nn
+
+from axialseg.checkpoints.deeplab2 import to_torch_layout, variable_names
+from axialseg.decoders.context import ASPP, PointwiseContext
+from axialseg.decoders.panoptic_deeplab import PanopticDeepLabDecoder, PredictionHead
+from axialseg.layers.axial_attention import AxialAttention, AxialAttention2d
+from axialseg.layers.axial_block import AxialBranch
+from axialseg.layers.convolution import ConvNorm, ConvNormReLU, SeparableConvNormReLU
+from axialseg.layers.residual_block import BasicBranch, BottleneckBranch, ResidualBlock
+from axialseg.layers.stem import InceptionStem
+
+FLAGS = {
+    "use_content_similarity": "content_similarity",
+    "use_query_rpe_similarity": "query_position",
+    "use_key_rpe_similarity": "key_position",
+    "retrieve_value_content": "value_content",
+    "retrieve_value_rpe": "value_position",
+}
+
+
+class Sequence1d(nn.Module):
+    """Lets a 2-D layer run on ``[N, C, L]``."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.unsqueeze(-1)).squeeze(-1)
+
+
+def attention_1d(case: str) -> nn.Module:
+    args = facts("layers")[case]["args"]
+    flags = {ours: args[theirs] for theirs, ours in FLAGS.items() if theirs in args}
+    return Sequence1d(AxialAttention(12, 16, 32, "height", heads=4, **flags))
+
+
+def attention_2d(case: str) -> nn.Module:
+    args = facts("layers")[case]["args"]
+    attention = partial(AxialAttention, heads=args["num_heads"])
+    key, value = (args["filters"] * args[f"{part}_expansion"] for part in ("key", "value"))
+    return AxialAttention2d(attention, 12, key, value, args["strides"])
+
+
+def axial_block(key: int, value: int, stride: int) -> nn.Module:
+    branch = AxialBranch(partial(AxialAttention, heads=4), 12, 16, 8 * key, 8 * value, 32, stride)
+    return ResidualBlock(branch, 12, 32, stride)
+
+
+def bottleneck(out: int, stride: int = 1, dilation: int = 1) -> nn.Module:
+    return ResidualBlock(BottleneckBranch(12, 8, 8, out, stride, dilation), 12, out, stride)
+
+
+def basic(stride: int, dilation: int, second: int) -> nn.Module:
+    return ResidualBlock(BasicBranch(12, 16, stride, dilation, second), 12, 16, stride)
+
+
+class Decoder(nn.Module):
+    """Takes the features as separate arguments, deepest first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder = PanopticDeepLabDecoder(
+            {"res5": 16, "res3": 12, "res2": 8}, partial(PointwiseContext, channels=8), 8, (6, 4)
+        )
+
+    def forward(self, res5: Tensor, res3: Tensor, res2: Tensor) -> Tensor:
+        return self.decoder({"res5": res5, "res3": res3, "res2": res2})
+
+
+ATTENTION_1D = [
+    "all", "no_rpe", "query_rpe_only", "key_rpe_only", "value_rpe_only",
+    "no_content_similarity", "no_value_content", "query_and_key_rpe",
+]  # fmt: skip
+CASES: dict[str, Callable[[], nn.Module]] = {
+    **{
+        f"axial_attention_1d/{name}": partial(attention_1d, f"axial_attention_1d/{name}")
+        for name in ATTENTION_1D
+    },
+    "axial_attention_2d/s1_k1v2": partial(attention_2d, "axial_attention_2d/s1_k1v2"),
+    "axial_attention_2d/s2_k2v4": partial(attention_2d, "axial_attention_2d/s2_k2v4"),
+    "axial_block/axial": lambda: axial_block(1, 2, 1),
+    "axial_block/axial_stride2": lambda: axial_block(2, 4, 2),
+    "axial_block/bottleneck_stride2": lambda: bottleneck(32, stride=2),
+    "axial_block/bottleneck_atrous2": lambda: bottleneck(32, dilation=2),
+    "axial_block/bottleneck_identity_stride2": lambda: bottleneck(12, stride=2),
+    "axial_block/basic_stride2": lambda: basic(2, 1, 1),
+    "axial_block/basic_atrous": lambda: basic(1, 1, 2),
+    "inception_stem": lambda: InceptionStem((8, 8, 16)),
+    "conv2d_same/k7_s2_even": lambda: ConvNormReLU(5, 6, 7, 2),
+    "conv2d_same/k7_s2_odd": lambda: ConvNorm(5, 6, 7, 2),
+    "conv2d_same/k3_atrous3": lambda: ConvNormReLU(5, 6, 3, dilation=3),
+    "separable_conv_5x5": lambda: SeparableConvNormReLU(5, 6, 5),
+    "aspp/only_1x1": lambda: PointwiseContext(8, 6),
+    "aspp/full_global_pool": lambda: ASPP(8, 6, (2, 3, 4), dropout=0.0),
+    "aspp/full_pool_size_4x5": lambda: ASPP(8, 6, (2, 3, 4), pool_size=(4, 5), dropout=0.0),
+    "panoptic_single_decoder": Decoder,
+    "panoptic_single_head": lambda: PredictionHead(8, 6, 3),
+}
+
+
+def bare(module: nn.Module) -> nn.Module:
+    return next(module.children()) if isinstance(module, Sequence1d | Decoder) else module
+
+
+def golden(case: str, part: str) -> dict:
+    prefix = f"{case}|{part}|"
+    data = arrays("layers")
+    return {key.removeprefix(prefix): data[key] for key in data if key.startswith(prefix)}
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("case", CASES)
+def test_layer_equals_the_authors(case: str, mode: str) -> None:
+    data = arrays("layers")
+    module = CASES[case]()
+    load_weights(bare(module), golden(case, "w"))
+    module.train(mode == "train")
+    expected = golden(case, mode)
+    if not expected:
+        assert case.startswith("aspp/full")  # stored in evaluation mode only
+        assert mode == "train"
+        return
+    inputs = [
+        nchw(data[f"{case}|x{i}"]).requires_grad_() for i in range(len(facts("layers")[case]["inputs"]))
+    ]
+    output = module(*inputs)
+    assert_close(nhwc(output), expected["y0"], "output")
+    (output * nchw(data[f"{case}|R0"])).sum().backward()
+    for i, x in enumerate(inputs):
+        assert x.grad is not None
+        assert_close(nhwc(x.grad), expected[f"gradx{i}"], f"gradient of input {i}")
+    check_gradients(bare(module), expected)
+    after = {k.removeprefix("after|"): v for k, v in expected.items() if k.startswith("after|")}
+    check_statistics(bare(module), after)
+
+
+def check_gradients(module: nn.Module, expected: dict) -> None:
+    parameters = dict(module.named_parameters())
+    compared = 0
+    for ours, theirs in variable_names(module).items():
+        if ours not in parameters:
+            continue
+        gradient = parameters[ours].grad
+        gradient = torch.zeros_like(parameters[ours]) if gradient is None else gradient
+        if f"gradw|{theirs}" in expected:
+            value = to_torch_layout(theirs, expected[f"gradw|{theirs}"], tuple(gradient.shape))
+            # A shift of all logits of a softmax has no effect: these are zero up to rounding.
+            floor = 1e-3 if theirs.endswith("similarity/beta") else 2e-5
+            assert_close(gradient.numpy(), value, f"gradient of {theirs}", floor=floor)
+            compared += 1
+        elif f"gradw_sumabs|{theirs}" in expected:
+            total = expected[f"gradw_sumabs|{theirs}"]
+            assert float(gradient.abs().sum()) == pytest.approx(float(total), rel=1e-4)
+            compared += 1
+    assert compared == sum(key.startswith("gradw") for key in expected)
+
+
+def check_statistics(module: nn.Module, after: dict) -> None:
+    state = module.state_dict()
+    names = {theirs: ours for ours, theirs in variable_names(module).items()}
+    for theirs, value in after.items():
+        ours = state[names[theirs]].numpy()
+        assert_close(ours, to_torch_layout(theirs, value, ours.shape), f"{theirs} after a step")
