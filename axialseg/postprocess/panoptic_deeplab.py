@@ -1,0 +1,211 @@
+"""From Panoptic-DeepLab's heads to a panoptic map: grouping and merging.
+
+Source: Cheng et al. 2020, "Panoptic-DeepLab", sec. 3.1; deeplab2
+``model/post_processor/panoptic_deeplab.py`` and the merge of ``kernels/merge_semantic_and_instance_maps``.
+Memory is O(HW) in the number of centres, and the same code runs on a CPU and on a GPU.
+"""
+
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from axialseg.panoptic.categories import Categories
+from axialseg.panoptic.panoptic_map import CLASS_DIVISOR
+
+# Distances held at a time while grouping; about what stays in a core's cache.
+_DISTANCES_AT_A_TIME = 1 << 19
+
+
+class PanopticResult(NamedTuple):
+    """What a post-processing returns for one image; the last two fields are for mask AP.
+
+    Attributes:
+        panoptic: int32 ``[H, W]``, class * divisor + instance.
+        semantic: int32 ``[H, W]``, class ids.
+        instance: int32 ``[H, W]``, number of the centre that a thing pixel belongs to, from 1; else 0.
+        instance_score: float32 ``[H, W]``, heat-map value at that centre; else 0.
+    """
+
+    panoptic: Tensor
+    semantic: Tensor
+    instance: Tensor
+    instance_score: Tensor
+
+
+class PanopticHeads(Protocol):
+    """What the post-processing reads: `axialseg.models.panoptic_deeplab.PanopticDeepLabOutput`."""
+
+    semantic: Tensor
+    center: Tensor
+    offset: Tensor
+
+    def resized(self, size: tuple[int, int]) -> "PanopticHeads":
+        """The heads at another resolution."""
+        ...
+
+
+class PanopticDeepLabPostProcess:
+    """Finds centres, groups thing pixels to them and merges with the semantic prediction.
+
+    Args:
+        categories: the classes; tells things from stuff, and void.
+        center_threshold: heat-map values up to this are no centres.
+        nms_kernel: side of the window in which a centre is the maximum, in pixels (13 for
+            Cityscapes, 41 for COCO at 641).
+        keep_centers: at most this many centres, the best; None keeps all.
+        stuff_area_limit: stuff classes with fewer pixels in the image become void (2048 for
+            Cityscapes, 4096 for COCO at 641).
+        divisor: of the panoptic map's values.
+    """
+
+    def __init__(
+        self,
+        categories: Categories,
+        center_threshold: float = 0.1,
+        nms_kernel: int = 13,
+        keep_centers: int | None = 400,
+        stuff_area_limit: int = 0,
+        divisor: int = CLASS_DIVISOR,
+    ) -> None:
+        self.center_threshold = center_threshold
+        self.nms_kernel = nms_kernel
+        self.keep_centers = keep_centers
+        self.stuff_area_limit = stuff_area_limit
+        self.divisor = divisor
+        self.ignore_class = categories.ignore_class
+        self.is_thing = torch.from_numpy(categories.is_thing_table)
+
+    def __call__(self, outputs: PanopticHeads, size: tuple[int, int]) -> list[PanopticResult]:
+        """Results of each image at the size (H, W); `outputs` are raw heads at any resolution."""
+        heads = outputs.resized(size)
+        return [
+            self.single(semantic, center[0], offset)
+            for semantic, center, offset in zip(
+                heads.semantic.float().argmax(1),
+                heads.center.float(),
+                heads.offset.float(),
+                strict=True,
+            )
+        ]
+
+    def single(self, semantic: Tensor, center: Tensor, offset: Tensor) -> PanopticResult:
+        """One image.
+
+        Args:
+            semantic: int64 ``[H, W]``, predicted class ids.
+            center: float ``[H, W]``, centre heat-map.
+            offset: float ``[2, H, W]``, (dy, dx) to the centre in pixels.
+        """
+        centers = find_centers(center, self.center_threshold, self.nms_kernel, self.keep_centers)
+        things = self.is_thing.to(semantic.device)[semantic]
+        instance = group_pixels(centers, offset, things)
+        scores = torch.cat([center.new_zeros(1), center[centers[:, 0], centers[:, 1]]])
+        panoptic = merge(
+            semantic,
+            instance,
+            things,
+            self.ignore_class,
+            self.stuff_area_limit,
+            self.divisor,
+        )
+        return PanopticResult(panoptic, semantic.int(), instance.int(), scores[instance])
+
+
+def find_centers(
+    heatmap: Tensor, threshold: float, nms_kernel: int, keep_centers: int | None
+) -> Tensor:
+    """Local maxima of a heat-map ``[H, W]``, int64 ``[K, 2]`` (y, x) in row-major order.
+
+    Equal neighbours all survive. If there are more than `keep_centers` candidates, those whose score is
+    strictly above the `keep_centers`-th best remain, which can be fewer (as in the original).
+    """
+    scores = torch.where(heatmap > threshold, heatmap, 0.0)
+    before = (nms_kernel - 1) // 2
+    after = nms_kernel - 1 - before
+    padded = F.pad(scores[None, None], (before, after, before, after))
+    # The maximum over a square is the maximum over its rows, then its columns.
+    pooled = F.max_pool2d(F.max_pool2d(padded, (nms_kernel, 1), 1), (1, nms_kernel), 1)[0, 0]
+    is_center = (scores == pooled) & (scores > 0)
+    centers = is_center.nonzero()
+    if keep_centers is not None and len(centers) > keep_centers:
+        candidates = scores[centers[:, 0], centers[:, 1]]
+        cutoff = candidates.topk(keep_centers).values[-1]
+        centers = centers[candidates > cutoff]
+    return centers
+
+
+def group_pixels(centers: Tensor, offset: Tensor, things: Tensor) -> Tensor:
+    """Assigns each thing pixel to the centre nearest to where its offset points.
+
+    Args:
+        centers: int64 ``[K, 2]`` (y, x).
+        offset: float ``[2, H, W]``, (dy, dx).
+        things: bool ``[H, W]``; other pixels get 0.
+
+    Returns:
+        int64 ``[H, W]``, 1 + index of the centre, the first one on ties; all 0 without a centre.
+    """
+    instance = torch.zeros(things.shape, dtype=torch.long, device=things.device)
+    if len(centers) == 0:
+        return instance
+    pixels = things.nonzero()
+    target = pixels + offset[:, things].T  # [P, 2]
+    y, x = centers.to(target.dtype).T  # each [K]
+    nearest = []
+    for chunk in target.split(max(_DISTANCES_AT_A_TIME // len(centers), 1)):
+        squared = (y - chunk[:, :1]).square() + (x - chunk[:, 1:]).square()
+        # The root makes some unequal squares equal; the original compares roots.
+        nearest.append(squared.sqrt().argmin(1))
+    if nearest:
+        instance[things] = torch.cat(nearest) + 1
+    return instance
+
+
+def merge(
+    semantic: Tensor,
+    instance: Tensor,
+    things: Tensor,
+    ignore_class: int,
+    stuff_area_limit: int,
+    divisor: int,
+) -> Tensor:
+    """Gives each instance the majority class of its pixels and fills in large stuff.
+
+    Args:
+        semantic: int64 ``[H, W]``, class ids.
+        instance: int64 ``[H, W]``, instance numbers at thing pixels, else 0.
+        things: bool ``[H, W]``, True where `semantic` is a thing class.
+        ignore_class: class of void; pixels that nothing claims get it.
+        stuff_area_limit: stuff classes with fewer pixels become void.
+        divisor: of the values.
+
+    Returns:
+        int32 ``[H, W]``, class * divisor + instance; instances of a class are numbered from 1 in the
+        order of their first pixel.
+    """
+    classes = int(semantic.max()) + 1
+    void = torch.full_like(semantic, ignore_class * divisor)
+    areas = torch.bincount(semantic[~things], minlength=classes)
+    large = areas >= stuff_area_limit
+    panoptic = torch.where(~things & large[semantic], semantic * divisor, void)
+
+    member = instance > 0
+    numbers = instance[member]
+    if len(numbers) == 0:
+        return panoptic.int()
+    count = int(numbers.max()) + 1
+    votes = torch.bincount(numbers * classes + semantic[member], minlength=count * classes)
+    majority = votes.view(count, classes).argmax(1)  # [count], the smallest class on ties
+    positions = member.flatten().nonzero().squeeze(1)
+    first = torch.full((count,), member.numel(), device=semantic.device)
+    first.scatter_reduce_(0, numbers, positions, "amin")
+    order = first.argsort()
+    order = order[first[order] < member.numel()]  # instances that have a pixel
+    same_class = majority[order, None] == majority[order]
+    rank = same_class.tril().sum(1)  # 1, 2, ... within the class
+    values = torch.zeros(count, dtype=torch.long, device=semantic.device)
+    values[order] = majority[order] * divisor + rank
+    panoptic[member] = values[numbers]
+    return panoptic.int()

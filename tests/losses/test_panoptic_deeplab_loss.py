@@ -1,0 +1,83 @@
+"""Loss terms and gradients against the authors' numbers."""
+
+import pytest
+import torch
+from golden_data import arrays, assert_close, nchw, nhwc
+from torch import Tensor
+
+from axialseg.losses.panoptic_deeplab_loss import PanopticDeepLabLoss
+from axialseg.losses.top_k import average_top_k
+from axialseg.models.panoptic_deeplab import PanopticDeepLabOutput
+
+TERMS = {"semantic": "semantic_loss", "center": "center_loss", "offset": "regression_loss"}
+
+
+@pytest.mark.parametrize("share", ["1", "0.5", "0.2", "0.013"])
+def test_average_top_k(share: str) -> None:
+    data = arrays("losses")
+    losses = torch.from_numpy(data["average_top_k|x"]).flatten(1)
+    expected = data[f"average_top_k|y_{share}"]
+    assert_close(average_top_k(losses, float(share)).numpy(), expected, share, 1e-6)
+
+
+def targets(case: str) -> dict[str, Tensor]:
+    data = arrays("losses")
+    names = {
+        "semantic": "semantic_gt",
+        "semantic_weight": "semantic_loss_weight",
+        "center": "instance_center_gt",
+        "center_weight": "center_loss_weight",
+        "offset_weight": "regression_loss_weight",
+    }
+    maps = {ours: torch.from_numpy(data[f"{case}|true|{name}"]) for ours, name in names.items()}
+    maps["offset"] = nchw(data[f"{case}|true|instance_regression_gt"])
+    return maps
+
+
+def predictions() -> PanopticDeepLabOutput:
+    data = arrays("losses")
+    prefix = "panoptic_cityscapes|pred|"
+    return PanopticDeepLabOutput(
+        nchw(data[f"{prefix}semantic_logits"]).requires_grad_(),
+        torch.from_numpy(data[f"{prefix}center_heatmap"]).unsqueeze(1).requires_grad_(),
+        nchw(data[f"{prefix}offset_map"]).requires_grad_(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("case", "share"),
+    [("panoptic_cityscapes", 0.2), ("panoptic_cityscapes_topk1", 1.0), ("panoptic_all_void", 0.2)],
+)
+def test_terms_and_gradients(case: str, share: float) -> None:
+    data = arrays("losses")
+    truth = targets("panoptic_cityscapes")
+    if case == "panoptic_all_void":
+        truth["semantic"] = torch.from_numpy(data["panoptic_all_void|true|semantic_gt"])
+        truth |= {name: torch.zeros_like(truth[name]) for name in truth if "weight" in name}
+    outputs = predictions()
+    loss = PanopticDeepLabLoss(ignore_class=255, semantic_top_k=share)
+    terms = loss.per_sample(outputs, truth)
+    for ours, theirs in TERMS.items():
+        assert_close(terms[ours].detach().numpy(), data[f"{case}|loss|{theirs}"], ours, 1e-5)
+    torch.stack([t for t in loss(outputs, truth).values()]).sum().backward()
+    gradients = {
+        "semantic_logits": outputs.semantic.grad,
+        "center_heatmap": outputs.center.grad,
+        "offset_map": outputs.offset.grad,
+    }
+    for name, gradient in gradients.items():
+        assert gradient is not None
+        actual = nhwc(gradient)
+        actual = actual[..., 0] if name == "center_heatmap" else actual
+        assert_close(actual, data[f"{case}|grad|{name}"], name, floor=1e-9)
+
+
+def test_loss_is_float32_under_autocast() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = PanopticDeepLabLoss(ignore_class=255)(predictions(), targets("panoptic_cityscapes"))
+    expected = PanopticDeepLabLoss(ignore_class=255)(
+        predictions(), targets("panoptic_cityscapes")
+    )
+    for name, term in terms.items():
+        assert term.dtype == torch.float32
+        torch.testing.assert_close(term, expected[name])

@@ -1,0 +1,118 @@
+"""Grouping and merging against the authors' results: integers exact."""
+
+import numpy as np
+import pytest
+import torch
+from golden_data import arrays, facts, nchw
+
+from axialseg.models.panoptic_deeplab import PanopticDeepLabOutput
+from axialseg.panoptic.categories import Categories, Category
+from axialseg.postprocess.panoptic_deeplab import (
+    PanopticDeepLabPostProcess,
+    find_centers,
+    group_pixels,
+    merge,
+)
+
+CASES = [c for c, f in facts("post_processing").items() if f.get("kind") == "panoptic_deeplab"]
+
+
+def categories(classes: int, things: list[int], ignore_class: int) -> Categories:
+    ids = [i for i in range(classes) if i != ignore_class]
+    return Categories(
+        tuple(Category(i, f"class {i}", i in things, i, (0, 0, 0)) for i in ids), ignore_class
+    )
+
+
+def post_process(case: str, classes: int) -> PanopticDeepLabPostProcess:
+    args = facts("post_processing")[case]["args"]
+    keep = args["keep_k_centers"]
+    return PanopticDeepLabPostProcess(
+        categories(classes, args["thing_class_ids"], args["void_label"]),
+        args["center_threshold"],
+        args["nms_kernel_size"],
+        None if keep == -1 else keep,
+        args["stuff_area_limit"],
+        args["label_divisor"],
+    )
+
+
+def heads(case: str) -> PanopticDeepLabOutput:
+    data = arrays("post_processing")
+    names = ("semantic_logits", "center_heatmap", "center_offsets")
+    return PanopticDeepLabOutput(*(nchw(data[f"{case}|in|{name}"]) for name in names))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_authors(case: str) -> None:
+    data = arrays("post_processing")
+    out = "out_sorted_topk" if f"{case}|out_sorted_topk|panoptic" in data else "out"
+    outputs = heads(case)
+    size = outputs.center.shape[-2:]
+    results = post_process(case, outputs.semantic.shape[1])(outputs, (size[0], size[1]))
+    for index, result in enumerate(results):
+        for name in ("panoptic", "semantic", "instance"):
+            expected = data[f"{case}|{out}|{name}"][index]
+            np.testing.assert_array_equal(getattr(result, name).numpy(), expected, name)
+        expected = data[f"{case}|{out}|instance_scores"][index]
+        np.testing.assert_array_equal(result.instance_score.numpy(), expected)
+    if out == "out":
+        first = post_process(case, 0 or outputs.semantic.shape[1])
+        centers = find_centers(
+            outputs.center[0, 0], first.center_threshold, first.nms_kernel, first.keep_centers
+        )
+        np.testing.assert_array_equal(centers.numpy(), data[f"{case}|out|centers0"])
+
+
+def test_batch_equals_single_images() -> None:
+    cases = ["pd/basic", "pd/ties"]
+    singles = [heads(case) for case in cases]
+    batch = PanopticDeepLabOutput(*(torch.cat(parts) for parts in zip(*singles, strict=True)))
+    process = post_process("pd/basic", 19)
+    together = process(batch, (33, 45))
+    for single, result in zip(singles, together, strict=True):
+        for alone, joint in zip(process(single, (33, 45))[0], result, strict=True):
+            assert torch.equal(alone, joint)
+
+
+def plain_merge(
+    semantic: np.ndarray, instance: np.ndarray, things: list[int], ignore: int, limit: int
+) -> np.ndarray:
+    """The rule of the original, instance by instance."""
+    panoptic = np.full(semantic.shape, ignore * 1000)
+    seen: dict[int, int] = {}
+    is_thing = np.isin(semantic, things)
+    flat = instance[is_thing & (instance > 0)]
+    for number in dict.fromkeys(flat.tolist()):
+        mask = (instance == number) & is_thing
+        votes = np.bincount(semantic[mask])
+        majority = int(votes.argmax())
+        seen[majority] = seen.get(majority, 0) + 1
+        panoptic[mask] = majority * 1000 + seen[majority]
+    for stuff in np.unique(semantic[~is_thing]):
+        mask = (semantic == stuff) & (instance == 0)
+        if mask.sum() >= limit:
+            panoptic[mask] = stuff * 1000
+    return panoptic
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_grouping_and_merging_equal_the_plain_form(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    semantic = rng.integers(0, 6, (6, 8)).repeat(5, 0).repeat(5, 1)
+    things = [3, 4, 5]
+    is_thing = torch.from_numpy(np.isin(semantic, things))
+    centers = torch.from_numpy(rng.integers(0, 30, (int(rng.integers(0, 12)), 2)))
+    offset = torch.from_numpy(rng.normal(0, 5, (2, 30, 40)).astype(np.float32))
+    instance = group_pixels(centers, offset, is_thing)
+    y, x = np.mgrid[:30, :40].astype(np.float32)
+    if len(centers):
+        target = np.stack([y, x]) + offset.numpy()
+        differences = target[None] - centers.numpy()[:, :, None, None].astype(np.float32)
+        plain = np.sqrt((differences**2).sum(1)).argmin(0) + 1
+        np.testing.assert_array_equal(instance.numpy(), np.where(is_thing.numpy(), plain, 0))
+    else:
+        assert not instance.any()
+    merged = merge(torch.from_numpy(semantic), instance, is_thing, 255, 40, 1000)
+    expected = plain_merge(semantic, instance.numpy(), things, 255, 40)
+    np.testing.assert_array_equal(merged.numpy(), expected)
