@@ -1,0 +1,93 @@
+"""Pictures of predictions beside their ground truth."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import lightning.pytorch as pl
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from axialseg.inference import PanopticPrediction
+from axialseg.panoptic.categories import Categories
+from axialseg.panoptic.panoptic_map import PanopticSegments, segments_from_panoptic_map
+from axialseg.visualization import comparison
+from axialseg.wandb_logging import find_wandb_logger
+
+
+class PanopticImages(pl.Callback):
+    """Draws image | ground truth | prediction of the first images of each validation.
+
+    Written to `images/<file name>.png` in the folder of the run, over those of the validation before,
+    and to W&B if that logs. Under several ranks these are the first images of rank 0.
+
+    Args:
+        count: number of images.
+    """
+
+    def __init__(self, count: int = 8) -> None:
+        self.count = count
+        self._pictures: dict[str, NDArray[np.uint8]] = {}
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts a new set."""
+        self._pictures = {}
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: list[PanopticPrediction],  # type: ignore[override]
+        batch: dict[str, Any],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draws what is still missing."""
+        if not trainer.is_global_zero or trainer.sanity_checking:
+            return
+        categories: Categories = trainer.datamodule.categories  # type: ignore[attr-defined]
+        for position, prediction in enumerate(outputs):
+            if len(self._pictures) == self.count:
+                return
+            self._pictures[Path(prediction.file_name).stem] = comparison(
+                _original_image(batch["image"][position], batch["resized_size"][position], prediction),
+                batch["segments"][position] or _void(prediction),
+                segments_from_panoptic_map(prediction.panoptic, categories.ignore_class),
+                categories,
+            )
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes the set."""
+        if not self._pictures:
+            return
+        folder = Path(trainer.default_root_dir) / "images"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, picture in self._pictures.items():
+            Image.fromarray(picture).save(folder / f"{name}.png")
+        wandb_logger = find_wandb_logger(trainer)
+        if wandb_logger is not None:
+            pictures = list(self._pictures.values())
+            wandb_logger.log_image(
+                "val/images", pictures, trainer.global_step, caption=list(self._pictures)
+            )
+
+
+def _original_image(
+    image: Tensor, resized_size: tuple[int, int], prediction: PanopticPrediction
+) -> NDArray[np.uint8]:
+    """The image uint8 ``[3, H, W]`` of a batch without padding, at the prediction's size."""
+    height, width = resized_size
+    pixels = image[:, :height, :width].permute(1, 2, 0).cpu().numpy()
+    original_height, original_width = prediction.panoptic.shape
+    if pixels.shape[:2] == prediction.panoptic.shape:
+        return np.ascontiguousarray(pixels)
+    return cv2.resize(np.ascontiguousarray(pixels), (original_width, original_height))
+
+
+def _void(prediction: PanopticPrediction) -> PanopticSegments:
+    """Stands for a ground truth that is not published."""
+    return PanopticSegments(
+        np.zeros(prediction.panoptic.shape, np.int32), np.zeros(0, np.int64), np.zeros(0, bool)
+    )

@@ -1,0 +1,26 @@
+"""Silences what Lightning says in every run and nobody can act on; all else still gets through."""
+
+import logging
+import warnings
+
+# Beginnings of lines that advertise other products, or repeat what our own first line says.
+NEEDLESS_LINES = ("💡 Tip:", "GPU available:", "TPU available:")
+
+# Beginnings of warnings, as regular expressions.
+NEEDLESS_WARNINGS = (
+    # How many workers a loader has is the configuration's business (tiny data sets need none).
+    r".*does not have many workers",
+    # Lightning's use of torch, not ours.
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+)
+
+
+def quiet_lightning() -> None:
+    """Filters these messages; call it before a Trainer is made. Calling it again changes nothing."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_needed)
+    for message in NEEDLESS_WARNINGS:
+        warnings.filterwarnings("ignore", message)
+
+
+def _is_needed(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(NEEDLESS_LINES)

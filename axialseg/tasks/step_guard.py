@@ -1,0 +1,95 @@
+"""Drops optimiser steps whose gradients are not finite, instead of letting them ruin the weights."""
+
+import logging
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+# So many in a row mean that the weights, the rate or the data are wrong, not one image.
+LIMIT_IN_A_ROW = 50
+
+
+class StepGuard:
+    """Watches the losses of a step; decides whether the optimiser may use its gradients.
+
+    A loss that is not finite is multiplied by NaN, so that every gradient of the step says so: after
+    the ranks have averaged their gradients, each of them sees it and drops the same step, without any
+    communication of its own. Running statistics (batch norm) that the forward pass has moved are put
+    back as well; else one bad image would make every later evaluation NaN.
+
+    Args:
+        net: the network that is trained.
+        name_images: indices of images ``[B]`` -> their names, for the report.
+    """
+
+    def __init__(self, net: nn.Module, name_images: Callable[[Tensor], list[str]]) -> None:
+        self.skipped_steps = 0
+        self._net = net
+        self._name_images = name_images
+        self._in_a_row = 0
+        self._statistics: list[tuple[Tensor, Tensor]] = []
+        self._watched: list[tuple[Tensor, Tensor]] = []
+
+    def before_forward(self) -> None:
+        """Remembers the running statistics, once per optimiser step."""
+        if not self._watched:
+            self._statistics = [
+                (buffer, buffer.clone())
+                for buffer in self._net.buffers()
+                if buffer.is_floating_point()
+            ]
+
+    def watch(self, loss: Tensor, index: Tensor) -> Tensor:
+        """Notes the loss of one batch.
+
+        Args:
+            loss: scalar.
+            index: int64 ``[B]``, indices of the images in the data set.
+
+        Returns:
+            The loss for the backward pass: itself where finite, else NaN with NaN gradients.
+        """
+        is_finite = torch.isfinite(loss.detach())
+        self._watched.append((is_finite, index))
+        return loss * torch.where(is_finite, 1.0, torch.nan)
+
+    def check(self, parameters: Iterable[nn.Parameter]) -> bool:
+        """Drops the gradients, so that the optimiser does nothing, unless all are finite.
+
+        Args:
+            parameters: what the optimiser is about to step.
+
+        Returns:
+            Whether the step goes ahead.
+
+        Raises:
+            RuntimeError: too many steps in a row were dropped.
+        """
+        watched, self._watched = self._watched, []
+        stepped = [parameter for parameter in parameters if parameter.grad is not None]
+        norms = torch._foreach_norm([parameter.grad for parameter in stepped])
+        if bool(torch.stack(norms).isfinite().all()):
+            self._in_a_row = 0
+            return True
+        for parameter in stepped:
+            parameter.grad = None
+        for buffer, before in self._statistics:
+            buffer.copy_(before)
+        self.skipped_steps += 1
+        self._in_a_row += 1
+        self._report(watched)
+        if self._in_a_row >= LIMIT_IN_A_ROW:
+            raise RuntimeError(f"{LIMIT_IN_A_ROW} steps in a row had no finite loss or gradient")
+        return False
+
+    def _report(self, watched: list[tuple[Tensor, Tensor]]) -> None:
+        """Names the images on the rank whose loss is to blame."""
+        blamed = [index for is_finite, index in watched if not is_finite]
+        if blamed:
+            names = [name for index in blamed for name in self._name_images(index)]
+            log.warning("The loss is not finite, the step is skipped; images: %s", ", ".join(names))
+        else:
+            log.warning("A gradient is not finite, the step is skipped")
