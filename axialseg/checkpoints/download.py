@@ -93,6 +93,7 @@ def _download(
         )
 
     unpacked = cache_dir / f"{name}.unpacked"
+    unfinished = cache_dir / f".{name}.new.safetensors"
     shutil.rmtree(unpacked, ignore_errors=True)
     try:
         progress(f"{name}: unpacking")
@@ -100,12 +101,12 @@ def _download(
         record = {"url": checkpoint.url, "archive_sha256": archive_sha256}
         _write_record(record_path, record)
         progress(f"{name}: converting")
-        unfinished = cache_dir / f".{converted.name.removesuffix('.safetensors')}.new.safetensors"
         convert(find_prefix(unpacked), unfinished)
         _write_record(record_path, {**record, "converted_sha256": _sha256(unfinished)})
         unfinished.replace(converted)
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
+        unfinished.unlink(missing_ok=True)
     archive.unlink()
     progress(f"{name}: done, {converted}")
     return converted
