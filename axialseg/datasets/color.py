@@ -10,16 +10,20 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its version
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network for its version
 
-import albumentations  # noqa: E402
+import albumentations
 
 
 class ColorJitter:
     """Random brightness, contrast, saturation and hue, in random order."""
 
     def __init__(
-        self, brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.2, hue: float = 0.05
+        self,
+        brightness: float = 0.2,
+        contrast: float = 0.2,
+        saturation: float = 0.2,
+        hue: float = 0.05,
     ) -> None:
         """Keeps the strengths.
 

@@ -5,13 +5,17 @@ pixel i of n samples the source at ``i * (source - 1) / (n - 1)``, computed in f
 samples at those same places, so it equals that window of the fully resized image, border included.
 """
 
+from typing import TypeVar
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+Pixel = TypeVar("Pixel", np.uint8, np.float32)
+
 
 def source_positions(source: int, target: int, start: int, length: int) -> NDArray[np.float32]:
-    """Where target pixels ``start .. start + length - 1`` of an axis sample it, float32 ``[length]``.
+    """Where the target pixels of one axis sample the source, float32 ``[length]``.
 
     Args:
         source: pixels of the axis before resizing.
@@ -19,18 +23,13 @@ def source_positions(source: int, target: int, start: int, length: int) -> NDArr
         start: first target pixel wanted.
         length: number of target pixels wanted.
     """
-    if target > 1:
-        scale = np.float32(source - 1) / np.float32(target - 1)
-    else:
-        scale = np.float32(source)
+    scale = np.float32(source - 1) / np.float32(target - 1) if target > 1 else np.float32(source)
     return np.arange(start, start + length, dtype=np.float32) * scale
 
 
 def resample_image(
-    image: NDArray[np.uint8] | NDArray[np.float32],
-    rows: NDArray[np.float32],
-    columns: NDArray[np.float32],
-) -> NDArray[np.uint8] | NDArray[np.float32]:
+    image: NDArray[Pixel], rows: NDArray[np.float32], columns: NDArray[np.float32]
+) -> NDArray[Pixel]:
     """Bilinear samples at every pair of a row and a column, in the image's own type.
 
     For uint8 the result is rounded: at most half a grey level from the float one.
@@ -47,13 +46,14 @@ def resample_image(
     map_x = np.ascontiguousarray(np.broadcast_to(columns, shape))
     map_y = np.ascontiguousarray(np.broadcast_to(rows[:, None], shape))
     # remap in OpenCV 5 interpolates exactly; in OpenCV 4 it rounds positions to 1/32 pixel.
-    return cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    samples = cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(samples, image.dtype)
 
 
 def resample_ids(
     id_map: NDArray[np.int32], rows: NDArray[np.float32], columns: NDArray[np.float32]
 ) -> NDArray[np.int32]:
-    """Nearest samples (halves away from zero) of ids ``[H, W]`` at rows ``[h]`` x columns ``[w]``."""
+    """Nearest samples (halves up) of ids ``[H, W]`` at rows ``[h]``, columns ``[w]``."""
     # In float64 adding a half is exact, so that no value just below a half is rounded up.
     nearest_rows = np.floor(rows.astype(np.float64) + 0.5).astype(np.intp)
     nearest_columns = np.floor(columns.astype(np.float64) + 0.5).astype(np.intp)

@@ -12,10 +12,15 @@ from torch.utils.data import Sampler
 
 
 class SampleKey(NamedTuple):
-    """One draw: `position` in the endless order (it seeds the augmentation), `index` of the image."""
+    """One draw.
+
+    Attributes:
+        position: place in the endless order; it seeds the augmentation.
+        item: index of the image in the data set.
+    """
 
     position: int
-    index: int
+    item: int
 
 
 class CounterSampler(Sampler[SampleKey]):
@@ -26,7 +31,9 @@ class CounterSampler(Sampler[SampleKey]):
     together the ranks see each image once per epoch.
     """
 
-    def __init__(self, length: int, seed: int, start: int = 0, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, length: int, seed: int, start: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
         """Keeps the place in the order.
 
         Args:

@@ -33,7 +33,7 @@ class PanopticDeepLabTargets:
         Args:
             sigma: standard deviation of the centre Gaussians, in pixels; each is cut to a square
                 of 6 sigma + 3 pixels a side.
-            small_instance_area: instances with fewer pixels than this inside the map count as small.
+            small_instance_area: instances with fewer pixels than this in the map count as small.
             small_instance_weight: semantic weight of small instances' pixels; 1 is no difference.
             crowd_is_void: True leaves crowd regions out of the semantic loss, as the official
                 COCO recipe does; False keeps their class. The instance losses never see crowds.
@@ -60,7 +60,7 @@ class PanopticDeepLabTargets:
             `semantic_weight` float32 ``[H, W]``;
             `center` float32 ``[H, W]``, 0..1, 1 at centres;
             `center_weight` float32 ``[H, W]``, 0 at void and crowds, else 1;
-            `offset` float32 ``[2, H, W]``, (dy, dx) in pixels from a pixel to its instance's centre,
+            `offset` float32 ``[2, H, W]``, (dy, dx) in pixels from here to the instance's centre,
             0 outside instances; `offset_weight` float32 ``[H, W]``, 1 at instances, else 0.
         """
         id_map = segments.id_map
@@ -72,13 +72,15 @@ class PanopticDeepLabTargets:
         is_instance = categories.is_thing_table[class_ids] & ~is_crowd
         is_instance[0] = False
 
-        per_row = _histogram(id_map + np.arange(height, dtype=np.int32)[:, None] * count, height, count)
-        per_column = _histogram(id_map + np.arange(width, dtype=np.int32) * count, width, count)
+        rows = np.arange(height, dtype=np.int32)[:, None]
+        columns = np.arange(width, dtype=np.int32)
+        per_row = _histogram(rows * count + id_map, height, count)
+        per_column = _histogram(columns * count + id_map, width, count)
         area = per_row.sum(0)
         is_instance &= area > 0
         pixels = np.maximum(area, 1)
-        center_y = np.rint(np.arange(height) @ per_row / pixels).astype(np.int64)
-        center_x = np.rint(np.arange(width) @ per_column / pixels).astype(np.int64)
+        center_y = np.rint(rows[:, 0] @ per_row / pixels).astype(np.int64)
+        center_x = np.rint(columns @ per_column / pixels).astype(np.int64)
 
         semantic_table = class_ids.copy()
         if self.crowd_is_void:
@@ -90,21 +92,13 @@ class PanopticDeepLabTargets:
 
         offset_weight = is_instance.astype(np.float32)[id_map]
         offset = np.empty((2, height, width), np.float32)
-        np.subtract(
-            center_y.astype(np.float32)[id_map],
-            np.arange(height, dtype=np.float32)[:, None],
-            out=offset[0],
-        )
-        np.subtract(
-            center_x.astype(np.float32)[id_map], np.arange(width, dtype=np.float32), out=offset[1]
-        )
+        np.subtract(center_y.astype(np.float32)[id_map], rows.astype(np.float32), out=offset[0])
+        np.subtract(center_x.astype(np.float32)[id_map], columns.astype(np.float32), out=offset[1])
         offset *= offset_weight
         return {
             "semantic": semantic_table[id_map],
             "semantic_weight": weight_table[id_map],
-            "center": self._heat_map(
-                center_y[is_instance], center_x[is_instance], height, width
-            ),
+            "center": self._heat_map(center_y[is_instance], center_x[is_instance], height, width),
             "center_weight": center_weight_table[id_map],
             "offset": offset,
             "offset_weight": offset_weight,
@@ -131,5 +125,5 @@ class PanopticDeepLabTargets:
 
 
 def _histogram(keys: NDArray[np.int32], lines: int, count: int) -> NDArray[np.int64]:
-    """Pixels of each segment on each image line, int64 ``[lines, count]``, from keys line * count + id."""
+    """Pixels of each id on each line, int64 ``[lines, count]``, from keys line * count + id."""
     return np.bincount(keys.ravel(), minlength=lines * count).reshape(lines, count)

@@ -71,7 +71,8 @@ def range_size(height: int, width: int, shorter: int, longer: int) -> tuple[int,
     scale = np.float32(shorter) / np.float32(min(height, width))
     height, width = scaled_size(height, width, scale)
     if max(height, width) > longer:
-        height, width = scaled_size(height, width, np.float32(longer) / np.float32(max(height, width)))
+        scale = np.float32(longer) / np.float32(max(height, width))
+        height, width = scaled_size(height, width, scale)
     return height, width
 
 

@@ -124,9 +124,8 @@ def test_only_pixels_inside_the_crop_count_for_centers_and_areas() -> None:
     assert result["offset"][:, 5, 10].tolist() == [1, 5]
     assert result["semantic_weight"][6, 15] == 3
     assert result["semantic_weight"][0, 0] == 1
-    assert PanopticDeepLabTargets(small_instance_area=33, small_instance_weight=3.0)(
-        segments, coco_like()
-    )["semantic_weight"].max() == 1
+    targets = PanopticDeepLabTargets(small_instance_area=33, small_instance_weight=3.0)
+    assert targets(segments, coco_like())["semantic_weight"].max() == 1
 
 
 def test_hundred_instances_at_full_size_are_quick() -> None:

@@ -182,9 +182,7 @@ def test_resize_range_comes_before_the_random_scale() -> None:
     crop = transform(sample, np.random.default_rng(0))
     assert crop.valid.sum() == 49 * 65
     with_range, _ = EvalTransform((65, 65), resize_range=(65, 65))(sample.image)
-    np.testing.assert_array_equal(
-        crop.image[crop.valid], with_range.image[with_range.valid]
-    )
+    np.testing.assert_array_equal(crop.image[crop.valid], with_range.image[with_range.valid])
 
 
 def test_all_chance_comes_from_the_generator() -> None:

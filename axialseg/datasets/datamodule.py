@@ -1,0 +1,292 @@
+"""Loaders for training and validation: samples -> transforms -> targets -> batches.
+
+Training batches are endless. Sample n of the run is image and augmentation number n of an order
+that follows from the seed (`sampler.py`), so batches do not depend on the number of workers and a
+resumed run continues where it stopped.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from axialseg.datasets.sample import PanopticDataset, PanopticSample
+from axialseg.datasets.sampler import CounterSampler, SampleKey, ShardSampler
+from axialseg.datasets.transforms import PAD_VALUE, EvalTransform, TrainTransform
+from axialseg.errors import UserError
+from axialseg.panoptic.categories import Categories
+from axialseg.panoptic.panoptic_map import PanopticSegments
+
+Batch = dict[str, Any]
+Targets = Callable[[PanopticSegments, Categories], dict[str, NDArray[Any]]]
+
+
+class DatasetFactory(Protocol):
+    """Opens a data set under a root folder."""
+
+    def __call__(self, root: str | Path) -> PanopticDataset: ...  # noqa: D102
+
+
+class TrainTransformFactory(Protocol):
+    """Makes the training transform for a crop size (height, width)."""
+
+    def __call__(self, crop_size: Sequence[int]) -> TrainTransform: ...  # noqa: D102
+
+
+class EvalTransformFactory(Protocol):
+    """Makes the evaluation transform for a padded size (height, width)."""
+
+    def __call__(self, crop_size: Sequence[int]) -> EvalTransform: ...  # noqa: D102
+
+
+class PanopticDataModule(LightningDataModule):
+    """Training and validation loaders of one data set.
+
+    Training batch: `image` uint8 ``[B, 3, H, W]``, `valid` bool ``[B, H, W]`` (False at padding),
+    `position` and `index` int64 ``[B]``, and every array of `targets` with a batch axis in front.
+
+    Validation batch: `image` and `valid` alike, the image at the top left, and lists of length B:
+    `segments` (ground truth at the original size, or None), `image_id`, `file_name`,
+    `original_size` and `resized_size` ((height, width), the latter without padding).
+    """
+
+    def __init__(
+        self,
+        root: str,
+        train_dataset: DatasetFactory,
+        val_dataset: DatasetFactory,
+        train_transform: TrainTransformFactory,
+        eval_transform: EvalTransformFactory,
+        crop_size: Sequence[int],
+        eval_size: Sequence[int],
+        targets: Targets | None,
+        batch_size: int,
+        val_batch_size: int,
+        num_workers: int,
+        val_num_workers: int,
+        cache: bool,
+        seed: int,
+    ) -> None:
+        """Opens the validation data (no image is read yet).
+
+        Args:
+            root: folder of the data set.
+            train_dataset: opens the training data under `root`.
+            val_dataset: opens the validation data under `root`.
+            train_transform: makes the training transform for `crop_size`.
+            eval_transform: makes the evaluation transform for `eval_size`.
+            crop_size: (height, width) of training crops, in pixels.
+            eval_size: (height, width) that smaller validation images are padded to.
+            targets: makes what the model's loss compares with; None suffices for evaluation.
+            batch_size: training images per rank and forward pass.
+            val_batch_size: validation images per rank and forward pass.
+            num_workers: loader processes for training per rank; 0 loads in the main process.
+            val_num_workers: the same for validation.
+            cache: True reads all images once and keeps them in memory: for tiny data sets.
+            seed: order and augmentation follow from it.
+
+        Raises:
+            UserError: a folder or file of the validation data is missing.
+        """
+        super().__init__()
+        self.root = root
+        self.open_train_dataset = train_dataset
+        self.train_transform = train_transform(crop_size=crop_size)
+        self.eval_transform = eval_transform(crop_size=eval_size)
+        self.targets = targets
+        self.batch_size = batch_size
+        self.val_batch_size = val_batch_size
+        self.num_workers = num_workers
+        self.val_num_workers = val_num_workers
+        self.cache = cache
+        self.seed = seed
+        self.val_dataset = val_dataset(root=root)
+        self.train_dataset: PanopticDataset | None = None
+
+    @property
+    def categories(self) -> Categories:
+        """The classes of the data set, known before the model is built."""
+        return self.val_dataset.categories
+
+    def setup(self, stage: str) -> None:
+        """Opens the training data for `fit` and fills the cache.
+
+        Raises:
+            UserError: a folder or file is missing, or the two halves disagree about the classes.
+        """
+        if self.cache and not isinstance(self.val_dataset, InMemoryDataset):
+            self.val_dataset = InMemoryDataset(self.val_dataset)
+        if stage == "fit" and self.train_dataset is None:
+            train_dataset = self.open_train_dataset(root=self.root)
+            if train_dataset.categories != self.categories:
+                raise UserError(
+                    f"the training and validation files in {self.root} list different categories; "
+                    "use the same list in both."
+                )
+            self.train_dataset = InMemoryDataset(train_dataset) if self.cache else train_dataset
+
+    def train_dataloader(self) -> DataLoader:
+        """Endless training batches, from the position that the trainer has reached."""
+        assert self.train_dataset is not None
+        assert self.targets is not None
+        rank, world, start = 0, 1, 0
+        if self.trainer is not None:
+            rank, world = self.trainer.global_rank, self.trainer.world_size
+            per_step = self.batch_size * world * self.trainer.accumulate_grad_batches
+            start = self.trainer.global_step * per_step
+        return UserErrorLoader(
+            TrainingItems(self.train_dataset, self.train_transform, self.targets, self.seed),
+            batch_size=self.batch_size,
+            sampler=CounterSampler(len(self.train_dataset), self.seed, start, rank, world),
+            collate_fn=collate_training,
+            **_process_options(self.num_workers),
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """This rank's validation batches, in file order."""
+        rank, world = 0, 1
+        if self.trainer is not None:
+            rank, world = self.trainer.global_rank, self.trainer.world_size
+        return UserErrorLoader(
+            EvaluationItems(self.val_dataset, self.eval_transform),
+            batch_size=self.val_batch_size,
+            sampler=ShardSampler(len(self.val_dataset), rank, world),
+            collate_fn=collate_evaluation,
+            **_process_options(self.val_num_workers),
+        )
+
+
+class InMemoryDataset:
+    """A data set whose samples were all read once, at construction."""
+
+    def __init__(self, dataset: PanopticDataset) -> None:
+        """Reads everything."""
+        self.categories = dataset.categories
+        self.samples = [dataset.read(index) for index in range(len(dataset))]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.samples)
+
+    def read(self, index: int) -> PanopticSample:
+        """The sample, shared by all callers."""
+        return self.samples[index]
+
+
+class TrainingItems(Dataset):
+    """Sample key -> crop and targets."""
+
+    def __init__(
+        self, dataset: PanopticDataset, transform: TrainTransform, targets: Targets, seed: int
+    ) -> None:
+        """Keeps the parts; augmentation follows from (seed, position)."""
+        self.dataset = dataset
+        self.transform = transform
+        self.targets = targets
+        self.seed = seed
+
+    def __getitem__(self, key: SampleKey) -> dict[str, NDArray[Any]] | UserError:
+        """One sample of a batch; the user's mistakes are returned, see `UserErrorLoader`."""
+        try:
+            sample = self.dataset.read(key.item)
+        except UserError as error:
+            return error
+        crop = self.transform(sample, np.random.default_rng([self.seed, key.position]))
+        return {
+            "image": np.ascontiguousarray(crop.image.transpose(2, 0, 1)),
+            "valid": crop.valid,
+            "position": np.array(key.position),
+            "index": np.array(key.item),
+            **self.targets(crop.segments, self.dataset.categories),
+        }
+
+
+class EvaluationItems(Dataset):
+    """Index -> sample, padded image, valid pixels, size without padding."""
+
+    def __init__(self, dataset: PanopticDataset, transform: EvalTransform) -> None:
+        """Keeps the parts."""
+        self.dataset = dataset
+        self.transform = transform
+
+    def __getitem__(self, index: int) -> Batch | UserError:
+        """One image of a validation batch; the user's mistakes are returned."""
+        try:
+            sample = self.dataset.read(index)
+        except UserError as error:
+            return error
+        prepared, resized_size = self.transform(sample.image)
+        return {
+            "image": prepared.image,
+            "valid": prepared.valid,
+            "segments": sample.segments,
+            "image_id": sample.image_id,
+            "file_name": sample.file_name,
+            "original_size": sample.image.shape[:2],
+            "resized_size": resized_size,
+        }
+
+
+class UserErrorLoader(DataLoader):
+    """A loader that raises the user's mistakes as they are.
+
+    An exception in a worker process reaches the main one with the worker's trace in its message.
+    A `UserError` is therefore passed on in place of the batch and raised here.
+    """
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        """Yields the batches."""
+        for batch in super().__iter__():
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+def collate_training(items: list[dict[str, NDArray[Any]] | UserError]) -> Batch | UserError:
+    """Stacks the arrays of all items; the first mistake found stands for the batch."""
+    for item in items:
+        if isinstance(item, UserError):
+            return item
+    return default_collate(items)
+
+
+def collate_evaluation(items: list[Batch | UserError]) -> Batch | UserError:
+    """Stacks images, padded further to the largest, and lists the rest."""
+    samples: list[Batch] = []
+    for item in items:
+        if isinstance(item, UserError):
+            return item
+        samples.append(item)
+    height = max(item["valid"].shape[0] for item in samples)
+    width = max(item["valid"].shape[1] for item in samples)
+    image = torch.full((len(items), 3, height, width), PAD_VALUE, dtype=torch.uint8)
+    valid = torch.zeros(len(items), height, width, dtype=torch.bool)
+    for target, mask, item in zip(image, valid, samples, strict=True):
+        h, w = item["valid"].shape
+        target[:, :h, :w] = torch.from_numpy(item["image"]).permute(2, 0, 1)
+        mask[:h, :w] = torch.from_numpy(item["valid"])
+    listed = ("segments", "image_id", "file_name", "original_size", "resized_size")
+    return {"image": image, "valid": valid} | {k: [item[k] for item in samples] for k in listed}
+
+
+def _process_options(num_workers: int) -> dict[str, Any]:
+    """DataLoader arguments about processes."""
+    return {
+        "num_workers": num_workers,
+        "persistent_workers": num_workers > 0,
+        "worker_init_fn": _start_worker,
+        "pin_memory": torch.cuda.is_available(),
+        # Its own generator: starting a loader must not change the run's random numbers.
+        "generator": torch.Generator(),
+    }
+
+
+def _start_worker(worker: int) -> None:
+    """In a worker process: the processes are the parallelism, threads would only compete."""
+    cv2.setNumThreads(0)

@@ -1,0 +1,32 @@
+"""Reading photographs."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from axialseg.errors import UserError
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """Reads an image of any colour type as RGB, uint8 ``[H, W, 3]``.
+
+    The pixels are taken as stored: the orientation in the Exif data is not applied, for COCO's
+    annotations are drawn on the stored pixels. Transparency is dropped, 16-bit grey is shortened.
+
+    Raises:
+        UserError: the file is missing, damaged or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith("I;16"):
+                grey = (np.asarray(image) >> 8).astype(np.uint8)
+                return np.repeat(grey[..., None], 3, axis=2)
+            return np.asarray(image.convert("RGB"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; unpack the images into {path.parent}.") from error
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's words for a damaged file
+        raise UserError(
+            f"{path} can not be read ({error}); it may be truncated: unpack or download it again."
+        ) from error

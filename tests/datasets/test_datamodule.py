@@ -1,0 +1,221 @@
+"""Batches: what they hold, and that they follow from seed and step alone."""
+
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from axialseg.datasets.coco import CocoPanoptic
+from axialseg.datasets.datamodule import PanopticDataModule
+from axialseg.datasets.shape_scenes import CATEGORIES
+from axialseg.datasets.shapes import shapes_panoptic
+from axialseg.datasets.targets import PanopticDeepLabTargets
+from axialseg.datasets.transforms import EvalTransform, TrainTransform
+from axialseg.errors import UserError
+
+CROP = (65, 81)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    shapes_panoptic(folder, "train", train_images=10, val_images=5)
+    return folder
+
+
+def make(root: Path, num_workers: int = 0, **changes: Any) -> PanopticDataModule:
+    opened = {"train_images": 10, "val_images": 5}
+    arguments: dict[str, Any] = {
+        "root": str(root),
+        "train_dataset": partial(shapes_panoptic, split="train", **opened),
+        "val_dataset": partial(shapes_panoptic, split="val", **opened),
+        "train_transform": partial(TrainTransform, min_scale=0.75, max_scale=1.25),
+        "eval_transform": partial(EvalTransform, stride=16),
+        "crop_size": CROP,
+        "eval_size": (129, 129),
+        "targets": PanopticDeepLabTargets(),
+        "batch_size": 4,
+        "val_batch_size": 2,
+        "num_workers": num_workers,
+        "val_num_workers": num_workers,
+        "cache": False,
+        "seed": 0,
+    } | changes
+    module = PanopticDataModule(**arguments)
+    module.setup("fit")
+    return module
+
+
+def train_batches(module: PanopticDataModule, count: int) -> list[dict[str, torch.Tensor]]:
+    return list(islice(module.train_dataloader(), count))
+
+
+def assert_equal(a: list[dict[str, torch.Tensor]], b: list[dict[str, torch.Tensor]]) -> None:
+    assert len(a) == len(b)
+    for one, other in zip(a, b, strict=True):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert torch.equal(one[key], other[key]), key
+
+
+def test_training_batch(root: Path) -> None:
+    module = make(root)
+    assert module.categories == CATEGORIES
+    (batch,) = train_batches(module, 1)
+    shapes = {key: (str(value.dtype)[6:], tuple(value.shape)) for key, value in batch.items()}
+    assert shapes == {
+        "image": ("uint8", (4, 3, *CROP)),
+        "valid": ("bool", (4, *CROP)),
+        "semantic": ("int32", (4, *CROP)),
+        "semantic_weight": ("float32", (4, *CROP)),
+        "center": ("float32", (4, *CROP)),
+        "center_weight": ("float32", (4, *CROP)),
+        "offset": ("float32", (4, 2, *CROP)),
+        "offset_weight": ("float32", (4, *CROP)),
+        "position": ("int64", (4,)),
+        "index": ("int64", (4,)),
+    }
+    assert batch["position"].tolist() == [0, 1, 2, 3]
+    assert (batch["semantic"][~batch["valid"]] == CATEGORIES.ignore_class).all()
+    assert (batch["center"].amax((1, 2)) == 1).all()
+
+
+@pytest.mark.parametrize("changes", [{"num_workers": 2}, {"cache": True}])
+def test_batches_depend_neither_on_workers_nor_on_the_cache(
+    root: Path, changes: dict[str, Any]
+) -> None:
+    assert_equal(train_batches(make(root), 6), train_batches(make(root, **changes), 6))
+
+
+def test_epochs_differ_in_order_and_augmentation(root: Path) -> None:
+    batches = train_batches(make(root, batch_size=10), 2)
+    first, second = (dict(zip(b["index"].tolist(), b["image"], strict=True)) for b in batches)
+    assert list(first) != list(second)
+    assert set(first) == set(second) == set(range(10))
+    assert not any(torch.equal(first[i], second[i]) for i in range(10))
+
+
+def test_another_seed_gives_other_batches(root: Path) -> None:
+    (a,) = train_batches(make(root), 1)
+    (b,) = train_batches(make(root, seed=1), 1)
+    assert a["index"].tolist() != b["index"].tolist()
+
+
+def test_loading_leaves_the_random_numbers_of_the_run_alone(root: Path) -> None:
+    module = make(root)
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    train_batches(module, 2)
+    list(module.val_dataloader())
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_resumed_and_sharded_batches_continue_the_order(root: Path) -> None:
+    whole = train_batches(make(root, batch_size=2), 12)
+    images = {int(p): i for b in whole for p, i in zip(b["position"], b["image"], strict=True)}
+    for rank in range(2):
+        module = make(root, batch_size=2)
+        module.trainer = SimpleNamespace(  # 2 steps done, of 2 x 2 x 2 samples each
+            global_step=2, accumulate_grad_batches=2, world_size=2, global_rank=rank
+        )
+        (batch,) = train_batches(module, 1)
+        assert batch["position"].tolist() == [16 + rank, 18 + rank]
+        for position, image in zip(batch["position"].tolist(), batch["image"], strict=True):
+            assert torch.equal(image, images[position])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_validation_sees_each_image_once_with_its_ground_truth(
+    root: Path, num_workers: int
+) -> None:
+    module = make(root, num_workers)
+    batches = list(module.val_dataloader())
+    assert [len(batch["image_id"]) for batch in batches] == [2, 2, 1]
+    assert [i for batch in batches for i in batch["image_id"]] == [1, 2, 3, 4, 5]
+    for number, batch in enumerate(batches):
+        assert batch["image"].shape == (len(batch["image_id"]), 3, 129, 129)
+        assert batch["image"].dtype == torch.uint8
+        for k in range(len(batch["image_id"])):
+            sample = module.val_dataset.read(2 * number + k)
+            height, width = sample.image.shape[:2]
+            assert batch["original_size"][k] == batch["resized_size"][k] == (height, width)
+            assert batch["file_name"][k] == sample.file_name
+            own = batch["image"][k, :, :height, :width].permute(1, 2, 0).numpy()
+            np.testing.assert_array_equal(own, sample.image)
+            assert batch["valid"][k, :height, :width].all()
+            assert batch["valid"][k].sum() == height * width
+            for got, expected in zip(batch["segments"][k], sample.segments, strict=True):
+                np.testing.assert_array_equal(got, expected)
+
+
+def test_validation_is_shared_without_padding(root: Path) -> None:
+    seen = []
+    for rank in range(2):
+        module = make(root)
+        module.trainer = SimpleNamespace(world_size=2, global_rank=rank)
+        seen.append([i for batch in module.val_dataloader() for i in batch["image_id"]])
+    assert seen == [[1, 3, 5], [2, 4]]
+
+
+def test_images_of_a_batch_are_padded_to_the_largest(root: Path) -> None:
+    module = make(root, eval_size=(97, 97), val_batch_size=5)
+    (batch,) = module.val_dataloader()
+    sizes = batch["original_size"]
+    assert len(set(sizes)) > 1
+    padded = [tuple(97 if n <= 97 else -(-(n - 1) // 16) * 16 + 1 for n in size) for size in sizes]
+    largest = tuple(max(column) for column in zip(*padded, strict=True))
+    assert tuple(batch["image"].shape[2:]) == largest
+    assert batch["valid"].sum((1, 2)).tolist() == [h * w for h, w in sizes]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("half", ["train", "val"])
+def test_a_broken_file_is_one_sentence_from_any_process(
+    tmp_path: Path, num_workers: int, half: str
+) -> None:
+    root = tmp_path / "shapes"
+    module = make(root, num_workers)
+    broken = root / f"{half}2017" / "000000000003.png"
+    broken.unlink()
+    loader = module.train_dataloader() if half == "train" else module.val_dataloader()
+    with pytest.raises(UserError) as caught:
+        list(islice(loader, 5))
+    assert str(caught.value) == f"{broken} does not exist; unpack the images into {broken.parent}."
+
+
+def test_evaluation_needs_no_training_data(root: Path, tmp_path: Path) -> None:
+    def fail(root: str | Path) -> CocoPanoptic:
+        raise AssertionError
+
+    module = PanopticDataModule(
+        root=str(root),
+        train_dataset=fail,
+        val_dataset=partial(shapes_panoptic, split="val", train_images=10, val_images=5),
+        train_transform=partial(TrainTransform, min_scale=1.0, max_scale=1.0),
+        eval_transform=EvalTransform,
+        crop_size=CROP,
+        eval_size=CROP,
+        targets=None,
+        batch_size=1,
+        val_batch_size=1,
+        num_workers=0,
+        val_num_workers=0,
+        cache=True,
+        seed=0,
+    )
+    module.setup("validate")
+    assert len(list(module.val_dataloader())) == 5
+
+
+def test_halves_with_different_categories_are_refused(root: Path) -> None:
+    def with_other_classes(root: str | Path) -> Any:
+        return SimpleNamespace(categories=None)
+
+    with pytest.raises(UserError, match="list different categories; use the same list"):
+        make(root, train_dataset=with_other_classes)
