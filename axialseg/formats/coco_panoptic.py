@@ -23,7 +23,7 @@ from scipy import ndimage
 from axialseg.errors import UserError
 from axialseg.formats.id_png import ID_LIMIT, read_id_png, rgb_from_ids
 from axialseg.panoptic.categories import Categories, contiguous_categories
-from axialseg.panoptic.panoptic_map import PanopticSegments, segments_from_panoptic_map
+from axialseg.panoptic.panoptic_map import PanopticSegments, runs, segments_from_panoptic_map
 
 
 class CocoPanopticAnnotations(NamedTuple):
@@ -130,18 +130,17 @@ def read_segments(
     order = np.argsort(segment_ids)
     ascending = np.concatenate(([0], segment_ids[order]))
     numbers = np.concatenate(([0], order + 1)).astype(np.int32)
-    # Segments are blobs: looking up the start of each run is several times faster than each pixel.
-    flat = ids.ravel()
-    starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1])))
-    places = np.searchsorted(ascending, flat[starts]).clip(max=len(ascending) - 1)
-    unlisted = starts[ascending[places] != flat[starts]]
+    starts, lengths = runs(ids)
+    values = ids.ravel()[starts]
+    places = np.searchsorted(ascending, values).clip(max=len(ascending) - 1)
+    unlisted = starts[ascending[places] != values]
     if unlisted.size:
         y, x = divmod(int(unlisted[0]), ids.shape[1])
         raise UserError(
             f"{path} has the id {ids[y, x]} at row {y}, column {x}, which {annotations.path} does "
             "not list for this image; take the JSON and the PNGs from the same release."
         )
-    id_map = np.repeat(numbers[places], np.diff(starts, append=flat.size)).reshape(ids.shape)
+    id_map = np.repeat(numbers[places], lengths).reshape(ids.shape)
     return PanopticSegments(id_map, annotations.class_ids[rows], annotations.is_crowd[rows])
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from axialseg.panoptic.categories import Categories
-from axialseg.panoptic.panoptic_map import PanopticSegments
+from axialseg.panoptic.panoptic_map import PanopticSegments, runs
 
 
 class ClassQuality(NamedTuple):
@@ -96,8 +96,9 @@ def match_segments(prediction: PanopticSegments, target: PanopticSegments) -> Se
     # Ids are dense, so one bincount of pair codes gives all overlaps; nothing needs sorting.
     columns = len(prediction.class_ids) + 1
     shape = (len(target.class_ids) + 1, columns)
-    codes = target.id_map * np.intp(columns) + prediction.id_map
-    overlap = np.bincount(codes.ravel(), minlength=shape[0] * columns).reshape(shape)
+    starts, lengths = runs(prediction.id_map, target.id_map)
+    codes = target.id_map.ravel()[starts] * np.intp(columns) + prediction.id_map.ravel()[starts]
+    overlap = np.bincount(codes, lengths, shape[0] * columns).astype(np.int64).reshape(shape)
 
     predicted_area = overlap[:, 1:].sum(0)
     if not predicted_area.all():

@@ -18,6 +18,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from axialseg.panoptic.categories import Categories
+from axialseg.panoptic.panoptic_map import runs
 
 
 class ClassIoU(NamedTuple):
@@ -71,14 +72,16 @@ class SemanticIoU(Metric):
         # Counting over all ids up to the largest one needs no look-up per pixel.
         columns = np.asarray((*self.categories.class_ids, self.categories.ignore_class))
         size = int(columns.max()) + 1
-        for class_map in (prediction, target):
-            for extreme in (class_map.min(initial=0), class_map.max(initial=0)):
+        starts, lengths = runs(prediction, target)
+        predicted, true = prediction.ravel()[starts], target.ravel()[starts]
+        for values in (predicted, true):
+            for extreme in (values.min(initial=0), values.max(initial=0)):
                 if not 0 <= extreme < size:
                     raise ValueError(f"class id {extreme} is none of the data set's classes")
-        codes = target * np.intp(size) + prediction
-        counts = np.bincount(codes.ravel(), minlength=size * size).reshape(size, size)
+        counts = np.bincount(true * np.intp(size) + predicted, lengths, size * size)
+        counts = counts.astype(np.int64).reshape(size, size)
         known = counts[np.ix_(columns, columns)]
-        if known.sum() != codes.size:
+        if known.sum() != target.size:
             unknown = np.setdiff1d(np.flatnonzero(counts.any(0) | counts.any(1)), columns)
             raise ValueError(f"class id {unknown[0]} is none of the data set's classes")
         self.confusion += torch.from_numpy(known[:-1]).to(self.device)

@@ -4,6 +4,7 @@ import pytest
 from axialseg.panoptic.panoptic_map import (
     CLASS_DIVISOR,
     PanopticSegments,
+    runs,
     segments_from_panoptic_map,
 )
 
@@ -53,3 +54,12 @@ def test_empty_map(shape: tuple[int, int]) -> None:
 def test_rows_without_pixels_have_area_zero() -> None:
     segments = PanopticSegments(np.array([[2]], np.int32), np.array([1, 1, 1]), np.zeros(3, bool))
     assert segments.areas().tolist() == [0, 1, 0]
+
+
+def test_runs_of_two_maps() -> None:
+    one = np.array([[1, 1, 1], [1, 2, 2]])
+    other = np.array([[7, 7, 8], [8, 8, 8]], np.uint8)
+    starts, lengths = runs(one, other)
+    assert starts.tolist() == [0, 2, 4]
+    assert lengths.tolist() == [2, 2, 2]
+    assert [array.tolist() for array in runs(np.zeros((0, 3)))] == [[], []]
