@@ -62,4 +62,4 @@ def test_runs_of_two_maps() -> None:
     starts, lengths = runs(one, other)
     assert starts.tolist() == [0, 2, 4]
     assert lengths.tolist() == [2, 2, 2]
-    assert [array.tolist() for array in runs(np.zeros((0, 3)))] == [[], []]
+    assert [array.tolist() for array in runs(np.zeros((0, 3), np.int32))] == [[], []]
