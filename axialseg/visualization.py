@@ -4,7 +4,6 @@ All images are RGB uint8 ``[H, W, 3]``. Small images are enlarged so that class 
 """
 
 import colorsys
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -153,15 +152,6 @@ def save_curves(
         if axes.lines:
             axes.legend(frameon=False)
     figure.savefig(path)
-
-
-def read_csv_log(path: str | Path) -> list[dict[str, float]]:
-    """Rows of a CSV file of numbers (Lightning's `metrics.csv`); empty cells are left out."""
-    with Path(path).open(newline="") as file:
-        return [
-            {name: float(cell) for name, cell in row.items() if cell}
-            for row in csv.DictReader(file)
-        ]
 
 
 def _draw_curve(

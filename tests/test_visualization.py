@@ -10,7 +10,6 @@ from axialseg.panoptic.panoptic_map import PanopticSegments
 from axialseg.visualization import (
     comparison,
     panoptic_overlay,
-    read_csv_log,
     save_curves,
     segment_colors,
 )
@@ -129,11 +128,3 @@ def test_curves(tmp_path: Path) -> None:
     assert blue.sum() > 200
     save_curves([], panels, tmp_path / "empty.png")
     assert (tmp_path / "empty.png").is_file()
-
-
-def test_csv_log(tmp_path: Path) -> None:
-    (tmp_path / "metrics.csv").write_text("epoch,step,train/loss,val/PQ\n0,9,0.5,\n0,19,,61.25\n")
-    assert read_csv_log(tmp_path / "metrics.csv") == [
-        {"epoch": 0, "step": 9, "train/loss": 0.5},
-        {"epoch": 0, "step": 19, "val/PQ": 61.25},
-    ]
