@@ -1,7 +1,7 @@
 """Scalars as one CSV table in the folder of the run.
 
-Lightning's own `CSVLogger` deletes the table of an earlier start when a run is resumed in its folder;
-this one goes on with it.
+Lightning's own `CSVLogger` deletes the table of an earlier start when a run is resumed in its
+folder; this one goes on with it.
 """
 
 import csv
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 
 Row = dict[str, float]
 
@@ -21,8 +21,8 @@ Row = dict[str, float]
 class CsvLogger(Logger):
     """Writes `metrics.csv`: one row a logged step, one column a value, empty where none was logged.
 
-    Values of one step share a row. When a run is resumed from a checkpoint, steps that are done again
-    replace their earlier rows. Only rank 0 writes.
+    Values of one step share a row. When a run is resumed from a checkpoint, steps that are done
+    again replace their earlier rows. Only rank 0 writes.
 
     Args:
         folder: folder of the run; it is made if missing.
@@ -68,7 +68,7 @@ class CsvLogger(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Writes the table if the last time was a while ago; Lightning asks at every logged step."""
+        """Writes the table if the last time was a while ago; Lightning asks at each logged step."""
         if time.monotonic() - self._written_at >= self.write_every:
             self._write()
 

@@ -16,7 +16,7 @@ NEEDLESS_WARNINGS = (
 
 
 def quiet_lightning() -> None:
-    """Filters these messages; call it before a Trainer is made. Calling it again changes nothing."""
+    """Filters these messages; call it before a Trainer is made. A second call changes nothing."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_needed)
     for message in NEEDLESS_WARNINGS:
         warnings.filterwarnings("ignore", message)

@@ -1,4 +1,4 @@
-"""Weights & Biases: makes the logger so that it works with and without a key, and finds it again."""
+"""Weights & Biases: a logger that works with and without a key."""
 
 import logging
 import netrc
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +94,6 @@ def _run_id(file: Path) -> str:
     if file.exists():
         return file.read_text().strip()
     run_id = secrets.token_hex(4)
-    if rank_zero_only.rank in (None, 0):
+    if getattr(rank_zero_only, "rank", 0) == 0:
         file.write_text(run_id + "\n")
     return run_id

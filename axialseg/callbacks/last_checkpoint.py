@@ -31,7 +31,7 @@ class LastCheckpoint(Checkpoint):
         step = trainer.global_step
         folder = Path(trainer.default_root_dir) / "checkpoints"
         path = folder / f"step_{step}.ckpt"
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
         self.saved_step = step
         if trainer.is_global_zero:
             _link(folder / "last.ckpt", path.name)

@@ -63,14 +63,12 @@ class OfficialPredictions(pl.Callback):
         """Adds the images of a batch."""
         for prediction in outputs:
             if self._writer is not None:
-                self._writer.write(
-                    prediction.panoptic, prediction.image_id, prediction.file_name
-                )
+                self._writer.write(prediction.panoptic, prediction.image_id, prediction.file_name)
             elif trainer.world_size > 1:
                 panoptic = np.ascontiguousarray(prediction.panoptic, np.int32)
                 self._packed.append(
                     _Packed(
-                        zlib.compress(panoptic, 1),
+                        zlib.compress(panoptic.tobytes(), 1),
                         panoptic.shape,
                         prediction.image_id,
                         prediction.file_name,

@@ -74,7 +74,7 @@ class PanopticEvaluation(pl.Callback):
         self.record = {"step": step, "images": images, **metrics_record(quality, semantic)}
         scalars = {f"val/{name}": self.record[name] for name in LOGGED}
         # The value "step" is the x of the loggers; Lightning's own would be one step behind.
-        self.log_dict({**scalars, "step": float(step)}, sync_dist=True)
+        pl_module.log_dict({**scalars, "step": float(step)}, sync_dist=True)
         if not trainer.is_global_zero:
             return
         title = f"Validation at step {step}, {images} images"

@@ -20,8 +20,8 @@ from axialseg.wandb_logging import find_wandb_logger
 class PanopticImages(pl.Callback):
     """Draws image | ground truth | prediction of the first images of each validation.
 
-    Written to `images/<file name>.png` in the folder of the run, over those of the validation before,
-    and to W&B if that logs. Under several ranks these are the first images of rank 0.
+    Written to `images/<file name>.png` in the folder of the run, over those of the validation
+    before, and to W&B if that logs. Under several ranks these are the first images of rank 0.
 
     Args:
         count: number of images.
@@ -51,11 +51,13 @@ class PanopticImages(pl.Callback):
         for position, prediction in enumerate(outputs):
             if len(self._pictures) == self.count:
                 return
+            shape = prediction.panoptic.shape
+            height, width = batch["resized_size"][position]
+            image = _at_size(batch["image"][position, :, :height, :width], shape)
+            truth = batch["segments"][position]
+            predicted = segments_from_panoptic_map(prediction.panoptic, categories.ignore_class)
             self._pictures[Path(prediction.file_name).stem] = comparison(
-                _original_image(batch["image"][position], batch["resized_size"][position], prediction),
-                batch["segments"][position] or _void(prediction),
-                segments_from_panoptic_map(prediction.panoptic, categories.ignore_class),
-                categories,
+                image, _void(shape) if truth is None else truth, predicted, categories
             )
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -74,20 +76,14 @@ class PanopticImages(pl.Callback):
             )
 
 
-def _original_image(
-    image: Tensor, resized_size: tuple[int, int], prediction: PanopticPrediction
-) -> NDArray[np.uint8]:
-    """The image uint8 ``[3, H, W]`` of a batch without padding, at the prediction's size."""
-    height, width = resized_size
-    pixels = image[:, :height, :width].permute(1, 2, 0).cpu().numpy()
-    original_height, original_width = prediction.panoptic.shape
-    if pixels.shape[:2] == prediction.panoptic.shape:
-        return np.ascontiguousarray(pixels)
-    return cv2.resize(np.ascontiguousarray(pixels), (original_width, original_height))
+def _at_size(image: Tensor, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """An image uint8 ``[3, h, w]`` as uint8 ``[H, W, 3]`` of the size `shape` (H, W)."""
+    pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
+    if pixels.shape[:2] != shape:
+        pixels = np.asarray(cv2.resize(pixels, shape[::-1]), np.uint8)
+    return pixels
 
 
-def _void(prediction: PanopticPrediction) -> PanopticSegments:
+def _void(shape: tuple[int, ...]) -> PanopticSegments:
     """Stands for a ground truth that is not published."""
-    return PanopticSegments(
-        np.zeros(prediction.panoptic.shape, np.int32), np.zeros(0, np.int64), np.zeros(0, bool)
-    )
+    return PanopticSegments(np.zeros(shape, np.int32), np.zeros(0, np.int64), np.zeros(0, bool))

@@ -96,5 +96,5 @@ class Preemption(pl.Callback):
 
 
 def _last_checkpoint(trainer: pl.Trainer) -> LastCheckpoint | None:
-    found = (callback for callback in trainer.callbacks if isinstance(callback, LastCheckpoint))
-    return next(found, None)
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback for callback in callbacks if isinstance(callback, LastCheckpoint)), None)

@@ -14,8 +14,8 @@ log = logging.getLogger(__name__)
 class Progress(pl.Callback):
     """One line every so many steps, and at least one a minute.
 
-    A line tells step, mean loss and loss terms since the last line, learning rate, images per second
-    (training alone, all devices), time since the start and time left (validations included).
+    A line tells step, mean loss and loss terms since the last line, learning rate, images per
+    second (training alone, all devices), time since the start and time left (validations included).
 
     Args:
         every_n_steps: optimiser steps between two lines.
@@ -34,7 +34,8 @@ class Progress(pl.Callback):
     def _reset(self) -> None:
         """Starts a new line's worth of values."""
         self._sums: dict[str, Tensor] = {}
-        self._batches = self._images = 0
+        self._finite: Tensor | int = 0
+        self._images = 0
         self._line_started = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -64,14 +65,16 @@ class Progress(pl.Callback):
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        outputs: dict[str, Tensor],
+        outputs: dict[str, Tensor],  # type: ignore[override]
         batch: dict[str, Any],
         batch_idx: int,
     ) -> None:
         """Adds the batch up; prints the line if it is due."""
+        # Batches whose step is skipped would hide the others' mean.
+        is_finite = outputs["loss"].isfinite()
         for name, value in outputs.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
-        self._batches += 1
+            self._sums[name] = self._sums.get(name, 0) + torch.where(is_finite, value, 0)
+        self._finite = self._finite + is_finite.int()
         self._images += len(batch["image"]) * trainer.world_size
         if trainer.global_step == self._step:  # an accumulated batch: the step is not over
             return
@@ -86,7 +89,8 @@ class Progress(pl.Callback):
 
     def _line(self, trainer: pl.Trainer) -> str:
         now = time.monotonic()
-        means = {name: float(value) / self._batches for name, value in self._sums.items()}
+        batches = max(int(self._finite), 1)
+        means = {name: float(value) / batches for name, value in self._sums.items()}
         loss = means.pop("loss")
         terms = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
         rate = self._images / max(now - self._line_started, 1e-9)
@@ -115,7 +119,8 @@ class Progress(pl.Callback):
         now = time.monotonic()
         if now - self._validation_line >= self.every_seconds and trainer.is_global_zero:
             self._validation_line = now
-            log.info("validation batch %d/%s", batch_idx + 1, trainer.num_val_batches[dataloader_idx])
+            total = trainer.num_val_batches[dataloader_idx]
+            log.info("validation batch %d/%s", batch_idx + 1, total)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Takes the validation out of images per second."""

@@ -1,14 +1,14 @@
 """Adam as TensorFlow computes it.
 
 Source: Kingma & Ba 2015, "Adam", the re-ordered form at the end of section 2; TensorFlow's
-``ApplyAdam`` kernel, as used by deeplab2. It differs from `torch.optim.Adam` in one place: epsilon is
-added outside of the bias correction,
+``ApplyAdam`` kernel, as used by deeplab2. It differs from `torch.optim.Adam` in one place: epsilon
+is added outside of the bias correction,
 
     w -= lr * sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + epsilon)
 
-so that it weighs ``1 / sqrt(1 - beta2^t)`` times (31 times at t = 1) more in the first steps. Weight
-decay is decoupled (Loshchilov & Hutter 2019, as in Keras' AdamW): ``w -= lr * weight_decay * w``
-before the step above.
+so that it weighs ``1 / sqrt(1 - beta2^t)`` times (32 times at t = 1) more in the first steps.
+Weight decay is decoupled (Loshchilov & Hutter 2019, as in Keras' AdamW):
+``w -= lr * weight_decay * w`` before the step above.
 """
 
 from collections import defaultdict
@@ -23,9 +23,9 @@ from torch.optim import Optimizer
 class Adam(Optimizer):
     """Adam with epsilon outside of the bias correction, and decoupled weight decay.
 
-    Steps all tensors with one call per operation (`torch._foreach_*`): few kernel launches on a GPU,
-    and a fixed order of elementwise operations, so that results repeat bit for bit. A parameter
-    without a gradient keeps its value, its moments and its step count.
+    Steps all tensors with one call per operation (`torch._foreach_*`): few kernel launches on a
+    GPU, and a fixed order of elementwise operations, so that results repeat bit for bit. A
+    parameter without a gradient keeps its value, its moments and its step count.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Adam(Optimizer):
         step = key[0]
         beta1, beta2 = group["betas"]
         lr = group["lr"]
-        grads = [param.grad for param in params]
+        grads = [param.grad for param in params if param.grad is not None]
         first = [self.state[param]["first_moment"] for param in params]
         second = [self.state[param]["second_moment"] for param in params]
 

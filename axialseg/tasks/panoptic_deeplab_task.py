@@ -1,7 +1,7 @@
 """Axial-DeepLab = an axial backbone + the heads of Panoptic-DeepLab; this task trains all of them.
 
-The models ``axial_deeplab_*`` and ``axial_swidernet_*`` are configurations (``conf/model/``) of this
-task, and so are the ResNet baselines ``panoptic_deeplab_*``: they differ in the backbone alone.
+The models ``axial_deeplab_*`` and ``axial_swidernet_*`` are configurations (``conf/model/``) of
+this task, and so are the ResNet baselines ``panoptic_deeplab_*``: they differ in the backbone.
 
 Sources: Wang et al. 2020, "Axial-DeepLab", sec. 3.3; Cheng et al. 2020, "Panoptic-DeepLab", sec. 3.
 """
@@ -15,7 +15,7 @@ from axialseg.tasks.panoptic_task import PanopticTask, in_float32
 
 
 class PanopticDeepLabTask(PanopticTask):
-    """Semantic classes, instance centres and offsets to them; the arguments are `PanopticTask`'s."""
+    """Semantic classes, instance centres, offsets to them; the arguments are `PanopticTask`'s."""
 
     def training_losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """The terms ``semantic``, ``center`` and ``offset``."""

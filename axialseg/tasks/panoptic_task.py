@@ -1,4 +1,4 @@
-"""What the training of both panoptic methods has in common: optimisation, randomness, evaluation."""
+"""What the training of both panoptic methods shares: optimisation, randomness, evaluation."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -34,7 +34,7 @@ class PanopticTask(pl.LightningModule, ABC):
         seed: of the random numbers that the net draws in training (dropout, drop path).
         channels_last: keep images and kernels channels last in memory; same numbers up to rounding,
             faster for convolutions on CPUs and on GPUs with tensor cores.
-        config: plain (no OmegaConf) composed configuration; kept in checkpoints and told to loggers.
+        config: plain (no OmegaConf) composed configuration, for checkpoints and loggers.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class PanopticTask(pl.LightningModule, ABC):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(config or {})
-        self.net = net.to(memory_format=torch.channels_last) if channels_last else net
+        self.net = net.to(memory_format=torch.channels_last) if channels_last else net  # type: ignore[call-overload]
         self.loss = loss
         self.postprocess = postprocess
         self.optimizer = optimizer
@@ -65,19 +65,14 @@ class PanopticTask(pl.LightningModule, ABC):
     def training_losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """The weighted loss terms of a training batch, float32 scalars."""
 
-    def configure_optimizers(self) -> Any:  # noqa: ANN401 (Lightning's own type is a wide union)
+    def configure_optimizers(self) -> Any:
         """The optimiser, and the learning rate that follows `curve` step by step."""
         optimizer = self.optimizer(self.parameter_groups(self.net))
         # A plain function: a callable object would be stored in checkpoints, and the curve of an
         # earlier run would silently replace the configured one when training is resumed.
         scheduler = LambdaLR(optimizer, lambda step: self.curve(step))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Orders the image's memory as the kernels'."""
-        if self.channels_last:
-            batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
-        return batch
+        config = {"scheduler": scheduler, "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": config}
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Seeds torch, so that dropout depends on the seed and the step, not on what ran before."""
@@ -87,7 +82,7 @@ class PanopticTask(pl.LightningModule, ABC):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """The total loss as ``loss``, and each term by its name."""
-        terms = self.training_losses(batch)
+        terms = self.training_losses(self._ordered(batch))
         total = torch.stack(tuple(terms.values())).sum()
         detached = {name: term.detach() for name, term in terms.items()}
         self.log("train/loss", total.detach())
@@ -100,19 +95,29 @@ class PanopticTask(pl.LightningModule, ABC):
         """Drops the step if it would make weights NaN; the learning rate moves on all the same."""
         self.guard.check(p for group in optimizer.param_groups for p in group["params"])
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> list[PanopticPrediction]:
+    def validation_step(  # type: ignore[override]
+        self, batch: dict[str, Any], batch_idx: int
+    ) -> list[PanopticPrediction]:
         """Predictions at the images' original resolution, in the order of the batch."""
-        return predict(self.net, self.postprocess, batch)
+        return predict(self.net, self.postprocess, self._ordered(batch))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses to train on from averaged weights as if they were the trained ones."""
-        averages = any(isinstance(c, WeightAveraging) for c in self.trainer.callbacks)
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        averages = any(isinstance(callback, WeightAveraging) for callback in callbacks)
         if self.trainer.training and "current_model_state" in checkpoint and not averages:
             raise UserError(
                 "The checkpoint to resume from holds averaged weights: add the callback of the run "
                 "that wrote it (callbacks/ema), or start a new run from it with "
                 "model.initial_checkpoint."
             )
+
+    def _ordered(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with its image in the memory order of the kernels."""
+        if not self.channels_last:
+            return batch
+        image = batch["image"].contiguous(memory_format=torch.channels_last)
+        return {**batch, "image": image}
 
     def _image_names(self, index: Tensor) -> list[str]:
         """File names of training images."""
@@ -132,6 +137,6 @@ def step_seed(seed: int, step: int, part: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, part, rank]).generate_state(1, np.uint64)[0])
 
 
-def in_float32(outputs: Any) -> Any:  # noqa: ANN401 (any NamedTuple of tensors)
+def in_float32(outputs: Any) -> Any:
     """A NamedTuple of heads with each tensor in float32; None stays None."""
     return type(outputs)(*(None if head is None else head.float() for head in outputs))

@@ -1,4 +1,4 @@
-"""Drops optimiser steps whose gradients are not finite, instead of letting them ruin the weights."""
+"""Drops optimiser steps whose gradients are not finite, before they ruin the weights."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -15,10 +15,10 @@ LIMIT_IN_A_ROW = 50
 class StepGuard:
     """Watches the losses of a step; decides whether the optimiser may use its gradients.
 
-    A loss that is not finite is multiplied by NaN, so that every gradient of the step says so: after
-    the ranks have averaged their gradients, each of them sees it and drops the same step, without any
-    communication of its own. Running statistics (batch norm) that the forward pass has moved are put
-    back as well; else one bad image would make every later evaluation NaN.
+    A loss that is not finite is multiplied by NaN, so that every gradient of the step says so:
+    after the ranks have averaged their gradients, each of them sees it and drops the same step,
+    without any communication of its own. Running statistics (batch norm) that the forward pass has
+    moved are put back as well; else one bad image would make every later evaluation NaN.
 
     Args:
         net: the network that is trained.
@@ -70,8 +70,7 @@ class StepGuard:
         """
         watched, self._watched = self._watched, []
         stepped = [parameter for parameter in parameters if parameter.grad is not None]
-        norms = torch._foreach_norm([parameter.grad for parameter in stepped])
-        if bool(torch.stack(norms).isfinite().all()):
+        if _all_finite(stepped):
             self._in_a_row = 0
             return True
         for parameter in stepped:
@@ -93,3 +92,9 @@ class StepGuard:
             log.warning("The loss is not finite, the step is skipped; images: %s", ", ".join(names))
         else:
             log.warning("A gradient is not finite, the step is skipped")
+
+
+def _all_finite(parameters: list[nn.Parameter]) -> bool:
+    """Whether all gradients are finite; waits for the device once."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return not gradients or bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all())
