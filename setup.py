@@ -5,5 +5,9 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["axialseg*"]), "axialseg.conf", "axialseg.experiments"],
     package_dir={"axialseg.conf": "conf", "axialseg.experiments": "experiments"},
-    package_data={"": ["*.yaml"], "axialseg.conf": ["**/*.yaml"], "axialseg.experiments": ["**/*.yaml"]},
+    package_data={
+        "": ["*.yaml"],
+        "axialseg.conf": ["**/*.yaml"],
+        "axialseg.experiments": ["**/*.yaml"],
+    },
 )

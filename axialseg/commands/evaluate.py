@@ -1,0 +1,134 @@
+"""`python evaluate.py`: scores a checkpoint and writes its predictions.
+
+The config of the run that made the checkpoint is the base of the evaluation's own; groups and
+values of the command line apply on top of it.
+"""
+
+import logging
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from axialseg.command_line import run_command
+from axialseg.config_check import check_config
+from axialseg.errors import UserError
+from axialseg.launch import Hardware, configure_torch, run_on_devices
+
+log = logging.getLogger(__name__)
+
+KEPT_FROM_RUN = ("seed", "model", "data", "schedule", "trainer")
+# Of this machine, not of the one that trained.
+HARDWARE_HERE = {"accelerator": "auto", "devices": "auto", "num_nodes": 1, "strategy": "auto"}
+
+
+def main() -> None:
+    """The command."""
+    run_command(evaluate, "evaluate", check_evaluation, register_saved_run)
+
+
+def evaluate(cfg: DictConfig) -> float:
+    """Scores one checkpoint.
+
+    Returns:
+        PQ in per cent.
+
+    Raises:
+        UserError: a wrong setting or file.
+    """
+    check_evaluation(cfg)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    return run_on_devices(_validate, "axialseg.commands.evaluate", cfg, folder, batch_size=None)
+
+
+def check_evaluation(cfg: DictConfig) -> None:
+    """Refuses a config that says not what to evaluate, or says it wrong.
+
+    Raises:
+        UserError: one sentence about it.
+    """
+    if cfg.run is None and cfg.ckpt is None:
+        raise UserError("say what to evaluate: run=<folder of a run> or ckpt=<checkpoint file>")
+    if OmegaConf.is_missing(cfg, "data") or OmegaConf.is_missing(cfg.model, "net"):
+        raise UserError(
+            f"{cfg.ckpt} does not lie in the folder of a run; name its model=... and data=... too"
+        )
+    check_config(cfg)
+
+
+def register_saved_run(overrides: list[str]) -> None:
+    """Makes the config of the run known to Hydra as `saved_run`.
+
+    Nodes whose group the command line chooses are left out, so that they are replaced, not mixed.
+
+    Args:
+        overrides: the command line's.
+
+    Raises:
+        UserError: `run` is not the folder of a run.
+    """
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    chosen = {str(override.key_or_group): override.value() for override in parsed}
+    folder = _run_folder(chosen.get("run"), chosen.get("ckpt"))
+    saved: dict[str, Any] = {}
+    if folder is None:
+        saved["output"] = f"outputs/evaluation/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+    else:
+        config = OmegaConf.load(folder / ".hydra" / "config.yaml")
+        content: Any = OmegaConf.to_container(config, resolve=False)
+        saved = {k: content[k] for k in KEPT_FROM_RUN if k in content and k not in chosen}
+        saved |= {"run": str(folder), "output": str(folder / "evaluation")}
+        saved["trainer"] = saved.get("trainer", {}) | HARDWARE_HERE
+    ConfigStore.instance().store(name="saved_run", node=saved)
+
+
+def _run_folder(run: object, ckpt: object) -> Path | None:
+    """The folder of the run that is named, or that the checkpoint lies in.
+
+    Args:
+        run: value of `run=`.
+        ckpt: value of `ckpt=`.
+    """
+    if run is not None:
+        folder = Path(str(run))
+        if not (folder / ".hydra" / "config.yaml").is_file():
+            raise UserError(f"run={run} holds no .hydra/config.yaml; give the folder of a run")
+        return folder
+    if ckpt is not None:
+        folder = Path(str(ckpt)).absolute().parent.parent
+        if (folder / ".hydra" / "config.yaml").is_file():
+            return Path(os.path.relpath(folder))
+    return None
+
+
+def _validate(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
+    # Only now: torch takes seconds, and a wrong config shall not wait for it.
+    import lightning.pytorch as pl
+
+    from axialseg.build import build_evaluation_data, build_task, build_trainer
+    from axialseg.checkpoints.initial import load_trained_weights, trained_steps
+
+    configure_torch(hardware)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    checkpoint = Path(cfg.ckpt or Path(cfg.run) / "checkpoints" / "last.ckpt")
+    steps = trained_steps(checkpoint)
+    datamodule = build_evaluation_data(cfg)
+    task = build_task(cfg, datamodule.categories)
+    load_trained_weights(task.get_submodule("net"), checkpoint)
+    trainer = build_trainer(cfg, hardware, folder)
+    # The callbacks tell the step; a trainer that has not trained would say 0.
+    progress = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress
+    progress.optimizer.step.total.completed = steps
+    trainer.validate(task, datamodule=datamodule, verbose=False)
+    trainer.strategy.barrier()  # rank 0 has written metrics.json
+    if trainer.is_global_zero:
+        log.info("Metrics, official predictions and pictures are in %s", os.path.relpath(folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""`python train.py`: trains one model on one data set, validates it and says how to go on."""
+
+import json
+import logging
+import os
+import zipfile
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from axialseg.command_line import run_command
+from axialseg.config_check import check_config
+from axialseg.errors import UserError
+from axialseg.launch import Hardware, configure_torch, run_on_devices
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """The command."""
+    run_command(train, "train", check_training)
+
+
+def train(cfg: DictConfig) -> float:
+    """Runs one composed job.
+
+    Returns:
+        PQ of the last validation, in per cent: what a sweep maximises.
+
+    Raises:
+        UserError: a wrong setting or file.
+    """
+    check_training(cfg)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    batch_size = cfg.schedule.batch_size
+    return run_on_devices(_fit, "axialseg.commands.train", cfg, folder, batch_size)
+
+
+def check_training(cfg: DictConfig) -> None:
+    """Refuses a config that can not be trained.
+
+    Raises:
+        UserError: one sentence about the first thing that is wrong.
+    """
+    check_config(cfg)
+    for name in ("max_steps", "accumulate_grad_batches"):
+        if cfg.trainer[name] < 1:
+            raise UserError(f"trainer.{name}={cfg.trainer[name]}, but it must be 1 or more")
+
+
+def _fit(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
+    # Only now: torch takes seconds, and a wrong config shall not wait for it.
+    import lightning.pytorch as pl
+
+    from axialseg.build import build_task, build_trainer, build_training_data
+    from axialseg.checkpoints.initial import load_initial_weights
+
+    configure_torch(hardware)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    checkpoint = checkpoint_to_resume(cfg.resume, folder)
+    datamodule = build_training_data(cfg, hardware.world_size)
+    task = build_task(cfg, datamodule.categories)
+    if cfg.model.initial_checkpoint and checkpoint is None:
+        load_initial_weights(task.get_submodule("net"), Path(cfg.model.initial_checkpoint))
+    trainer = build_trainer(cfg, hardware, folder)
+    trainer.fit(task, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+    if trainer.strategy.broadcast(_validated_step(folder)) != trainer.global_step:
+        trainer.validate(task, datamodule=datamodule, verbose=False)
+    trainer.strategy.barrier()  # rank 0 has written metrics.json
+    if trainer.is_global_zero:
+        shown = os.path.relpath(folder)
+        log.info("Results are in %s\nTo evaluate them:  python evaluate.py run=%s", shown, shown)
+
+
+def checkpoint_to_resume(resume: str | None, folder: Path) -> Path | None:
+    """Where training goes on: what the user names, else where it was stopped in this folder.
+
+    Args:
+        resume: checkpoint file, or folder of a run.
+        folder: of this run.
+
+    Raises:
+        UserError: `resume` names neither, or the file is incomplete.
+    """
+    path = Path(resume) if resume else folder
+    if path.is_dir():
+        path = path / "checkpoints" / "last.ckpt"
+    if resume is None and not path.is_file():
+        return None
+    if not path.is_file():
+        raise UserError(
+            f"resume={resume}: {path} does not exist; give a checkpoint or a run's folder"
+        )
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path} is no complete checkpoint; name another one with resume=<file>")
+    return path
+
+
+def _validated_step(folder: Path) -> int | None:
+    """Optimiser step of the newest validation in this folder."""
+    file = folder / "metrics.json"
+    return int(json.loads(file.read_text())["step"]) if file.is_file() else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""The typed top level of the configuration, and where its files lie.
+
+The values are in `conf/` and `experiments/`; here stand only names and types, so that Hydra
+refuses an unknown key or a value of the wrong type while it composes. The arguments of a `_target_`
+node are checked against its constructor (`axialseg/config_check.py`). Nothing here imports torch.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+# A node with `_target_`: its keys are the arguments of that class or function.
+Target = dict[str, Any]
+
+
+def conf_dir() -> Path:
+    """The folder `conf/`: the checkout's, else the copy inside an installed package."""
+    package = Path(__file__).resolve().parent
+    checkout = package.parent / "conf"
+    return checkout if checkout.is_dir() else package / "conf"
+
+
+@dataclass
+class ModelConf:
+    """One network with all that belongs to it.
+
+    Attributes:
+        name: for pictures, tables and folders.
+        initial_checkpoint: file whose weights training starts from.
+        backbone: built first and handed to `net`.
+        net: the whole network.
+        loss: heads + targets -> named loss terms.
+        targets: ground truth -> what the loss needs.
+        postprocess: heads -> panoptic map.
+        task: LightningModule that trains `net`.
+    """
+
+    name: str = MISSING
+    initial_checkpoint: str | None = None
+    backbone: Target = MISSING
+    net: Target = MISSING
+    loss: Target = MISSING
+    targets: Target = MISSING
+    postprocess: Target = MISSING
+    task: Target = MISSING
+
+
+@dataclass
+class ScheduleConf:
+    """The recipe of the optimisation.
+
+    Attributes:
+        batch_size: images per optimiser step, over all devices and accumulated batches.
+        lr: base learning rate.
+        warmup_steps: optimiser steps of the warm-up.
+        power: of the polynomial decay.
+        optimizer: parameter groups -> optimiser (`_partial_: true`).
+        parameter_groups: network -> parameter groups (`_partial_: true`).
+        curve: optimiser step -> factor on the base learning rate.
+    """
+
+    batch_size: int = MISSING
+    lr: float = MISSING
+    warmup_steps: int = 0
+    power: float = 0.9
+    optimizer: Target = MISSING
+    parameter_groups: Target = MISSING
+    curve: Target = MISSING
+
+
+@dataclass
+class TrainerConf:
+    """Arguments of `lightning.pytorch.Trainer`, by its names; all others keep its defaults.
+
+    Attributes:
+        accelerator: auto, cpu or gpu.
+        devices: their number, a list of indices, or auto.
+        num_nodes: machines.
+        strategy: auto is one device, or ddp over several.
+        precision: 32-true, bf16-mixed, 16-mixed, ...; auto is 32-true on a CPU and bf16-mixed
+            (16-mixed where the GPU has no bfloat16) elsewhere.
+        max_steps: optimiser steps of the whole training.
+        max_epochs: -1, because training counts in steps.
+        accumulate_grad_batches: batches per optimiser step.
+        val_check_interval: optimiser steps between two validations.
+        check_val_every_n_epoch: null, because the training data are endless.
+        num_sanity_val_steps: validation batches before training.
+        limit_train_batches: training batches, null is all.
+        limit_val_batches: validation batches; a count, or a share as a float; null is all.
+        gradient_clip_val: largest norm of the gradient, null is no limit.
+        log_every_n_steps: optimiser steps between two logged values.
+        deterministic: true makes GPU runs repeatable bit for bit too, at some cost.
+        use_distributed_sampler: false, because our samplers know the ranks.
+        enable_progress_bar: Lightning's own; ours is a callback.
+        enable_model_summary: Lightning's table of the modules.
+    """
+
+    accelerator: str = "auto"
+    devices: Any = "auto"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "auto"
+    max_steps: int = -1
+    max_epochs: int = -1
+    accumulate_grad_batches: int = 1
+    val_check_interval: int | None = None
+    check_val_every_n_epoch: int | None = None
+    num_sanity_val_steps: int = 0
+    limit_train_batches: int | None = None
+    limit_val_batches: Any = None
+    gradient_clip_val: float | None = None
+    log_every_n_steps: int = 20
+    deterministic: bool = False
+    use_distributed_sampler: bool = False
+    enable_progress_bar: bool = False
+    enable_model_summary: bool = False
+
+
+@dataclass
+class TrainConf:
+    """Top level of `conf/train.yaml`.
+
+    Attributes:
+        seed: of weights, order and augmentation.
+        resume: checkpoint file, or folder of a run, to go on from.
+        model: see `ModelConf`.
+        data: the LightningDataModule.
+        schedule: see `ScheduleConf`.
+        trainer: see `TrainerConf`.
+        logger: name -> logger; null switches one off.
+        callbacks: name -> callback; null switches one off.
+    """
+
+    seed: int = 0
+    resume: str | None = None
+    model: ModelConf = field(default_factory=ModelConf)
+    data: Target = MISSING
+    schedule: ScheduleConf = field(default_factory=ScheduleConf)
+    trainer: TrainerConf = field(default_factory=TrainerConf)
+    logger: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class EvaluateConf:
+    """Top level of `conf/evaluate.yaml`; what it shares with `TrainConf` comes from the run.
+
+    Attributes:
+        run: folder of a run.
+        ckpt: checkpoint file; by default the last one of `run`.
+        output: folder of the results; by default `<run>/evaluation`.
+        seed: of the data, where they are random.
+        model: see `ModelConf`.
+        data: the LightningDataModule.
+        schedule: unused; null without a run.
+        trainer: see `TrainerConf`.
+        logger: name -> logger.
+        callbacks: name -> callback.
+    """
+
+    run: str | None = None
+    ckpt: str | None = None
+    output: str = MISSING
+    seed: int = 0
+    model: ModelConf = field(default_factory=ModelConf)
+    data: Target = MISSING
+    schedule: ScheduleConf | None = None
+    trainer: TrainerConf = field(default_factory=TrainerConf)
+    logger: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, Any] = field(default_factory=dict)
+
+
+def register_schemas() -> None:
+    """Makes the typed top levels known to Hydra, and the project's folder to `hydra.searchpath`."""
+    os.environ["AXIALSEG_ROOT"] = str(conf_dir().parent)
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConf)
+    store.store(name="evaluate_schema", node=EvaluateConf)
