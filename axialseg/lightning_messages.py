@@ -18,6 +18,8 @@ NEEDLESS_WARNINGS = (
 def quiet_lightning() -> None:
     """Filters these messages; call it before a Trainer is made. A second call changes nothing."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_needed)
+    # It prints by itself what the root logger prints as well.
+    logging.getLogger("lightning").handlers.clear()
     for message in NEEDLESS_WARNINGS:
         warnings.filterwarnings("ignore", message)
 
