@@ -34,6 +34,7 @@ def wandb_logger(
         name: of the run; None takes the last two parts of `folder`.
         mode: online, offline or disabled; None takes the environment's `WANDB_MODE`, else online.
     """
+    finish_wandb()  # of an earlier job in this process: a sweep's jobs are runs of their own
     path = Path(folder).absolute()
     mode = mode or os.environ.get("WANDB_MODE") or "online"
     if mode == "online" and not has_key():
@@ -78,7 +79,7 @@ def find_wandb_logger(trainer: pl.Trainer) -> WandbLogger | None:
 
 @rank_zero_only
 def finish_wandb(exit_code: int = 0) -> None:
-    """Ends the W&B run of a job, if any, so that the next job of a sweep starts its own.
+    """Ends the W&B run of this process, if any; at the process's end W&B does so itself.
 
     Args:
         exit_code: 0, or another number for a job that failed.

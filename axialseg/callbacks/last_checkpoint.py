@@ -19,10 +19,10 @@ class LastCheckpoint(Checkpoint):
     end of the training; the older file is deleted when the newer one is complete.
 
     Args:
-        every_n_steps: optimiser steps between two checkpoints.
+        every_n_steps: optimiser steps between two checkpoints; None saves at the end only.
     """
 
-    def __init__(self, every_n_steps: int) -> None:
+    def __init__(self, every_n_steps: int | None) -> None:
         self.every_n_steps = every_n_steps
         self.saved_step = 0
 
@@ -53,8 +53,9 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         """Saves every `every_n_steps` steps."""
         step = trainer.global_step
+        is_due = self.every_n_steps is not None and step % self.every_n_steps == 0
         # With accumulated batches a step number lasts for several batches: the first one saves.
-        if step % self.every_n_steps == 0 and step != self.saved_step:
+        if is_due and step != self.saved_step:
             self.save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from torchmetrics import SumMetric
+import torch
 
 from axialseg.inference import PanopticPrediction
 from axialseg.metrics.panoptic_quality import PanopticQuality
@@ -38,7 +38,7 @@ class PanopticEvaluation(pl.Callback):
         self._ignore_class = categories.ignore_class
         self._quality = PanopticQuality(categories)
         self._semantic = SemanticIoU(categories)
-        self._images = SumMetric()
+        self._images = 0
 
     def on_validation_batch_end(
         self,
@@ -56,20 +56,20 @@ class PanopticEvaluation(pl.Callback):
             segments = segments_from_panoptic_map(prediction.panoptic, self._ignore_class)
             self._quality.update(segments, target)
             self._semantic.update(prediction.semantic, target.semantic_map(self._ignore_class))
-            self._images.update(1)
+            self._images += 1
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Sums over the ranks and tells everyone."""
         if trainer.sanity_checking:
             return
-        # NCCL sums tensors on GPUs only.
-        for metric in (self._quality, self._semantic, self._images):
-            metric.to(pl_module.device)
-        quality, semantic = self._quality.compute(), self._semantic.compute()
-        images = int(self._images.compute())
+        # On the model's device, because NCCL sums tensors on GPUs only.
+        counted = torch.tensor(self._images, device=pl_module.device)
+        images = int(trainer.strategy.reduce(counted, reduce_op="sum"))
         if images == 0:
             log.info("No image has ground truth; nothing is scored.")
             return
+        quality = self._quality.to(pl_module.device).compute()
+        semantic = self._semantic.to(pl_module.device).compute()
         step = trainer.global_step
         self.record = {"step": step, "images": images, **metrics_record(quality, semantic)}
         scalars = {f"val/{name}": self.record[name] for name in LOGGED}

@@ -28,7 +28,8 @@ class PanopticTask(pl.LightningModule, ABC):
         net: image ``[B, 3, H, W]`` in 0..255 and valid region ``[B, H, W]`` -> heads.
         loss: heads and batch -> named, weighted scalar terms; their sum is minimised.
         postprocess: heads -> panoptic maps (see `axialseg.inference.predict`).
-        optimizer: makes the optimiser from parameter groups.
+        optimizer: makes the optimiser from parameter groups; this and the next two may be None if
+            the task only evaluates.
         parameter_groups: net -> groups, each with its base learning rate.
         curve: factor on the base learning rate at an optimiser step.
         seed: of the random numbers that the net draws in training (dropout, drop path).
@@ -42,9 +43,9 @@ class PanopticTask(pl.LightningModule, ABC):
         net: nn.Module,
         loss: Callable[[Any, dict[str, Any]], dict[str, Tensor]],
         postprocess: Callable[..., Any],
-        optimizer: Callable[[ParameterGroups], Optimizer],
-        parameter_groups: Callable[[nn.Module], ParameterGroups],
-        curve: Callable[[int], float],
+        optimizer: Callable[[ParameterGroups], Optimizer] | None,
+        parameter_groups: Callable[[nn.Module], ParameterGroups] | None,
+        curve: Callable[[int], float] | None,
         seed: int = 0,
         channels_last: bool = False,
         config: dict[str, Any] | None = None,
@@ -67,10 +68,14 @@ class PanopticTask(pl.LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and the learning rate that follows `curve` step by step."""
+        curve = self.curve
+        assert self.optimizer is not None
+        assert self.parameter_groups is not None
+        assert curve is not None
         optimizer = self.optimizer(self.parameter_groups(self.net))
         # A plain function: a callable object would be stored in checkpoints, and the curve of an
         # earlier run would silently replace the configured one when training is resumed.
-        scheduler = LambdaLR(optimizer, lambda step: self.curve(step))
+        scheduler = LambdaLR(optimizer, lambda step: curve(step))
         config = {"scheduler": scheduler, "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": config}
 
