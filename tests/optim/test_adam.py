@@ -43,12 +43,12 @@ def test_goldens_tell_the_place_of_epsilon() -> None:
     # The gradients shrink to 1e-9, so the usual place of epsilon is off by far more than the limit.
     weight = nn.Parameter(golden("w0"))
     optimizer = torch.optim.Adam([weight], lr=LR, eps=1e-7)
-    for step in range(5):
+    for _ in range(5):
         weight.grad = torch.full_like(weight, 1e-9)
         optimizer.step()
     ours = nn.Parameter(golden("w0"))
     optimizer_of_ours = Adam([ours], lr=LR)
-    for step in range(5):
+    for _ in range(5):
         ours.grad = torch.full_like(ours, 1e-9)
         optimizer_of_ours.step()
     moved, moved_ours = weight - golden("w0"), ours - golden("w0")
@@ -61,9 +61,7 @@ def test_torch_sgd_is_that_of_tensorflow() -> None:
     for step in range(5):
         weight.grad = golden(f"g{step}")
         optimizer.step()
-    torch.testing.assert_close(
-        weight.detach(), golden("sgd_momentum0.9|w5"), rtol=0, atol=3e-7
-    )
+    torch.testing.assert_close(weight.detach(), golden("sgd_momentum0.9|w5"), rtol=0, atol=3e-7)
 
 
 def small_net() -> nn.Sequential:

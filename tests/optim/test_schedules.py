@@ -10,9 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from axialseg.optim.cosine_schedule import CosineSchedule
 from axialseg.optim.poly_schedule import PolySchedule
 
-GOLDENS = json.loads(
-    (Path(__file__).parents[1] / "goldens/deeplab2/lr_schedules.json").read_text()
-)
+GOLDENS = json.loads((Path(__file__).parents[1] / "goldens/deeplab2/lr_schedules.json").read_text())
 POLY = sorted(name for name, golden in GOLDENS.items() if "values" in golden)
 
 
