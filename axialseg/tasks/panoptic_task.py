@@ -79,6 +79,18 @@ class PanopticTask(pl.LightningModule, ABC):
         config = {"scheduler": scheduler, "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": config}
 
+    def on_train_start(self) -> None:
+        """Lets a resumed run follow its configuration, not the rates that the checkpoint holds."""
+        assert self.parameter_groups is not None
+        assert self.curve is not None
+        configured = self.parameter_groups(self.net)
+        scheduler = self.trainer.lr_scheduler_configs[0].scheduler
+        scheduler.base_lrs = [group["lr"] for group in configured]
+        factor = self.curve(self.global_step)
+        for group, wanted in zip(self.trainer.optimizers[0].param_groups, configured, strict=True):
+            group["lr"] = wanted["lr"] * factor
+            group["weight_decay"] = wanted["weight_decay"]
+
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Seeds torch, so that dropout depends on the seed and the step, not on what ran before."""
         part = batch_idx % self.trainer.accumulate_grad_batches
@@ -113,7 +125,7 @@ class PanopticTask(pl.LightningModule, ABC):
         if self.trainer.training and "current_model_state" in checkpoint and not averages:
             raise UserError(
                 "The checkpoint to resume from holds averaged weights: add the callback of the run "
-                "that wrote it (callbacks/ema), or start a new run from it with "
+                "that wrote it (callbacks=ema), or start a new run from it with "
                 "model.initial_checkpoint."
             )
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.plugins import MixedPrecision
 from toy_panoptic import SIZE, ToyData, collate, toy_task, toy_trainer
 
 from axialseg.callbacks.last_checkpoint import LastCheckpoint
@@ -96,7 +97,8 @@ def test_step_seeds_differ() -> None:
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_resuming_changes_nothing(tmp_path: Path, accumulate: int) -> None:
-    whole, first, second = toy_task(6), toy_task(6), toy_task(6, lr=0.9)
+    whole, first, second = toy_task(6), toy_task(6), toy_task(6)
+    torch.nn.init.zeros_(second.net.head[2].weight)  # the checkpoint's must take its place
     run(tmp_path, whole, 6, accumulate_grad_batches=accumulate)
     run(
         tmp_path,
@@ -111,14 +113,13 @@ def test_resuming_changes_nothing(tmp_path: Path, accumulate: int) -> None:
     assert same_state(whole, second)
 
 
-def test_resuming_takes_the_configured_curve(tmp_path: Path) -> None:
+def test_resuming_takes_the_configured_rate_and_curve(tmp_path: Path) -> None:
     run(tmp_path, toy_task(4, lr=1e-3), 4, callbacks=[LastCheckpoint(100)])
     recorder = Recorder()
-    longer = toy_task(8, lr=1e-3)
+    longer = toy_task(8, lr=2e-3)
     run(tmp_path, longer, 8, ckpt_path=tmp_path / "checkpoints/last.ckpt", callbacks=[recorder])
     curve = PolySchedule(8, warmup_steps=2)
-    # The first rate comes from the checkpoint; from then on the longer curve holds.
-    assert recorder.rates[1:] == pytest.approx([1e-3 * curve(step) for step in (5, 6, 7)])
+    assert recorder.rates == pytest.approx([2e-3 * curve(step) for step in (4, 5, 6, 7)])
 
 
 def test_checkpoint_is_plain_and_carries_the_config(tmp_path: Path) -> None:
@@ -153,6 +154,18 @@ def test_a_poisoned_batch_drops_its_accumulated_step(tmp_path: Path) -> None:
     trainer = run(tmp_path, task, 3, ToyData(poisoned=[4]), accumulate_grad_batches=2)
     assert task.guard.skipped_steps == 1
     assert trainer.global_step == 3
+    assert all(value.isfinite().all() for value in task.state_dict().values())
+
+
+def test_loss_scaling_of_half_precision_goes_with_skipping(tmp_path: Path) -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    precision = MixedPrecision("16-mixed", "cpu", scaler=scaler)
+    recorder, task = Recorder(), toy_task(10)
+    run(tmp_path, task, 4, ToyData(poisoned=[2]), plugins=[precision], callbacks=[recorder])
+    assert task.guard.skipped_steps == 1
+    assert scaler.get_scale() == 2.0**9
+    assert torch.equal(recorder.weights[0], recorder.weights[1])
+    assert not torch.equal(recorder.weights[1], recorder.weights[2])
     assert all(value.isfinite().all() for value in task.state_dict().values())
 
 
