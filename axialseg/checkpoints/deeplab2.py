@@ -5,6 +5,8 @@ so. `variable_names` walks a model along it; the map is one-to-one and complete 
 list of variables of each published architecture).
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
@@ -20,8 +22,8 @@ from axialseg.layers.residual_block import BasicBranch, BottleneckBranch, Residu
 from axialseg.layers.stem import ConvStem, InceptionStem
 from axialseg.models.panoptic_deeplab import PanopticDeepLab
 
-# Our class -> {path below it: path below the TensorFlow object}; "" keeps the same object. A path of
-# ours may end at a child module or at a parameter. "{n}" stands for a number, "{n+1}" for one more.
+# Our class -> {path below it: path below the TensorFlow object}; "" keeps the same object. A path
+# of ours may end at a child module or at a parameter. "{n}" stands for a number, "{n+1}" for one more.
 CHILD_NAMES: dict[type[nn.Module], dict[str, str]] = {
     BatchNorm: {
         "weight": "gamma",
@@ -145,18 +147,36 @@ def _follow(module: nn.Module, path: str) -> object:
     current: object = module
     for name in path.split("."):
         if isinstance(current, nn.ModuleDict):
-            current = current[name] if name in current else None
+            current = current[name] if name in current else None  # noqa: SIM401 (it has no get)
         else:
             current = getattr(current, name, None)
     return current
 
 
+def to_torch_axes(name: str, value: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Views a TensorFlow variable with its axes in our order.
+
+    Convolution kernels ``[kh, kw, in, out]`` become ``[out, in, kh, kw]``, depth-wise kernels
+    ``[kh, kw, C, 1]`` ``[C, 1, kh, kw]``, 1-D kernels ``[1, in, out]`` ``[out, in, 1]`` and
+    ``qkv_kernel`` ``[in, out]`` ``[out, in]``; all others stay.
+
+    Args:
+        name: last part of the TensorFlow name (``kernel``, ``gamma`` ...), or the whole name.
+        value: the variable.
+    """
+    kind = name.rsplit("/", 1)[-1]
+    if kind == "depthwise_kernel":
+        return value.transpose(2, 3, 0, 1)
+    if kind.endswith("kernel"):
+        return value.transpose(value.ndim - 1, value.ndim - 2, *range(value.ndim - 2))
+    return value
+
+
 def to_torch_layout(name: str, value: NDArray[np.generic], shape: tuple[int, ...]) -> NDArray:
     """Lays a TensorFlow variable out as our parameter of `shape`.
 
-    Convolution kernels ``[kh, kw, in, out]`` become ``[out, in, kh, kw]``, depth-wise kernels
-    ``[kh, kw, C, 1]`` ``[C, 1, kh, kw]``, ``qkv_kernel`` ``[in, out]`` and 1-D kernels ``[1, in, out]``
-    ``[out, in, 1(, 1)]``; statistics over stacked dimensions are flattened in order.
+    After `to_torch_axes`, kernels get or lose axes of length 1 at the end, and statistics over
+    stacked dimensions are flattened in order.
 
     Args:
         name: last part of the TensorFlow name (``kernel``, ``gamma`` ...), or the whole name.
@@ -164,14 +184,17 @@ def to_torch_layout(name: str, value: NDArray[np.generic], shape: tuple[int, ...
         shape: shape of our parameter.
 
     Raises:
-        ValueError: if the sizes do not agree.
+        ValueError: if the shapes do not agree.
     """
-    kind = name.rsplit("/", 1)[-1]
-    if kind == "depthwise_kernel":
-        value = value.transpose(2, 3, 0, 1)
-    elif kind.endswith("kernel"):
-        axes = range(value.ndim)
-        value = value.transpose(value.ndim - 1, value.ndim - 2, *list(axes)[: value.ndim - 2])
-    if value.size != int(np.prod(shape)) or (kind.endswith("kernel") and value.shape[0] != shape[0]):
+    value = to_torch_axes(name, value)
+    if not layout_fits(name, value.shape, shape):
         raise ValueError(f"{name} has shape {value.shape}, but the model needs {shape}")
     return np.ascontiguousarray(value.reshape(shape))
+
+
+def layout_fits(name: str, axes: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether a variable whose shape is `axes` in our order is our parameter of `shape`."""
+    if not name.endswith("kernel"):
+        return math.prod(axes) == math.prod(shape)
+    common = min(len(axes), len(shape))
+    return axes[:common] == shape[:common] and {1}.issuperset(axes[common:] + shape[common:])
