@@ -15,8 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from axialseg.errors import UserError
-from axialseg.launch import Hardware
+from axialseg.launch import Hardware, batch_size_per_rank
 from axialseg.lightning_messages import quiet_lightning
 from axialseg.panoptic.categories import Categories
 
@@ -30,30 +29,10 @@ def build(node: DictConfig, **arguments: Any) -> Any:
     return instantiate(node, _partial_=True, _convert_="all")(**arguments)
 
 
-def batch_size_per_rank(cfg: DictConfig, world_size: int) -> int:
-    """Images of one forward pass on one device.
-
-    Args:
-        cfg: composed config; `schedule.batch_size` counts images per optimiser step.
-        world_size: devices of all machines.
-
-    Raises:
-        UserError: the batch can not be shared evenly.
-    """
-    total, accumulated = cfg.schedule.batch_size, cfg.trainer.accumulate_grad_batches
-    per_rank, rest = divmod(total, world_size * accumulated)
-    if rest or not per_rank:
-        raise UserError(
-            f"schedule.batch_size={total} can not be shared evenly by {world_size} devices x "
-            f"trainer.accumulate_grad_batches={accumulated}; give a multiple of "
-            f"{world_size * accumulated}"
-        )
-    return per_rank
-
-
 def build_training_data(cfg: DictConfig, world_size: int) -> Any:
     """The LightningDataModule with what the model's loss compares with."""
-    batch_size = batch_size_per_rank(cfg, world_size)
+    accumulated = cfg.trainer.accumulate_grad_batches
+    batch_size = batch_size_per_rank(cfg.schedule.batch_size, world_size, accumulated)
     return build(cfg.data, targets=build(cfg.model.targets), batch_size=batch_size)
 
 

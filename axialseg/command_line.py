@@ -34,7 +34,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from axialseg.config import conf_dir, register_schemas
 from axialseg.config_check import nearest
 from axialseg.errors import UserError
-from axialseg.launch import MISTAKE, is_launched_rank, report_exit
+from axialseg.launch import MISTAKE, is_launched_rank, report_exit, started_ranks
 from axialseg.signatures import UnknownTarget, constructor_signature
 
 Job = Callable[[DictConfig], float | None]
@@ -110,7 +110,11 @@ def check_command_line(
             return
         with initialize_config_dir(str(folder), version_base="1.3"):
             for overrides in _to_check(args):
-                check(_compose(args.config_name or config_name, overrides))
+                cfg = compose(args.config_name or config_name, overrides, return_hydra_config=True)
+                _check_ranks(cfg.hydra, is_sweep=args.multirun)
+                with open_dict(cfg):
+                    del cfg["hydra"]
+                check(cfg)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError(_translate(error, folder, args.overrides)) from error
     finally:
@@ -148,6 +152,25 @@ def _refuse(error: Exception) -> NoReturn:
     else:
         print(f"error: {sentence}", file=sys.stderr)
     sys.exit(MISTAKE)
+
+
+def _check_ranks(hydra_node: DictConfig, is_sweep: bool) -> None:
+    """Ranks that torchrun or srun has started must be one job in one folder.
+
+    Args:
+        hydra_node: Hydra's own config.
+        is_sweep: with `-m`.
+    """
+    if started_ranks(os.environ) is None:
+        return
+    if is_sweep:
+        raise UserError("each started rank would run a sweep of its own; use -m without torchrun")
+    plain: Any = OmegaConf.to_container(hydra_node, resolve=False)
+    if "${now:" in plain["run"]["dir"]:
+        raise UserError(
+            "started ranks would each make a folder of their own; give hydra.run.dir=<folder>, or "
+            "trainer.devices=<count> without torchrun"
+        )
 
 
 def _to_check(args: Namespace) -> Iterator[list[str]]:
@@ -189,13 +212,6 @@ def _swept_values(override: Override) -> list[str]:
     return [f"{key}={text}" for text in override.sweep_string_iterator()]
 
 
-def _compose(config_name: str, overrides: list[str]) -> DictConfig:
-    cfg = compose(config_name, overrides, return_hydra_config=True)
-    with open_dict(cfg):
-        del cfg["hydra"]
-    return cfg
-
-
 def _translate(error: Exception, folder: Path, overrides: list[str]) -> str:
     """One sentence for what Hydra or OmegaConf refused.
 
@@ -212,7 +228,7 @@ def _translate(error: Exception, folder: Path, overrides: list[str]) -> str:
     if isinstance(error, yaml.MarkedYAMLError):
         return f"{error.problem_mark} is no valid YAML: {error.problem}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        return prefix + _missing_file(error.missing_cfg_file, folder, overrides)
+        return prefix + _missing_file(error, folder, overrides)
     no_match = re.search(r"Could not override '([^']+)'. No match in the defaults list", text)
     if no_match:
         return f"{prefix}{no_match[1]} is no group here; {nearest(no_match[1], _groups(folder))}"
@@ -229,13 +245,14 @@ def _translate(error: Exception, folder: Path, overrides: list[str]) -> str:
     return text
 
 
-def _missing_file(missing: str, folder: Path, overrides: list[str]) -> str:
+def _missing_file(error: MissingConfigException, folder: Path, overrides: list[str]) -> str:
     """For a choice that does not exist: the nearest one and all there are."""
+    missing = str(error.missing_cfg_file)
     named = [line.partition("=")[0].lstrip("+").partition("@")[0] for line in overrides]
     groups = [key for key in named if missing.startswith(f"{key}/")]
     group = max(groups, key=len, default=missing.rpartition("/")[0])
     choice = missing[len(group) + 1 :] if group else missing
-    options = _options(group, folder)
+    options = _options(group, folder) or list(error.options or [])
     hint = nearest(choice, options, prefix=f"{group}=" if group else "")
     listed = f" (there are: {', '.join(options)})" if hint.startswith("did you mean") else ""
     written = f"{group}={choice}" if group else f"the config {choice}"

@@ -8,6 +8,7 @@ left alone.
 """
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -107,13 +108,15 @@ def resolve_hardware(trainer: DictConfig, batch_size: int | None) -> Hardware:
     if accelerator == "gpu" and count > gpus:
         raise UserError(f"trainer.devices={trainer.devices}, but {gpus} GPUs are visible")
 
+    world_size = count * trainer.num_nodes
+    if batch_size is not None:
+        batch_size_per_rank(batch_size, world_size, trainer.accumulate_grad_batches)
     precision = trainer.precision
     if precision == "auto" and accelerator == "cpu":
         precision = "32-true"
     elif precision == "auto":
         precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
 
-    world_size = count * trainer.num_nodes
     started = started_ranks(os.environ)
     if started is not None and started != world_size:
         raise UserError(
@@ -126,6 +129,27 @@ def resolve_hardware(trainer: DictConfig, batch_size: int | None) -> Hardware:
             "torchrun has started on each machine"
         )
     return Hardware(accelerator, devices, precision, world_size)
+
+
+def batch_size_per_rank(batch_size: int, world_size: int, accumulated: int) -> int:
+    """Images of one forward pass on one device.
+
+    Args:
+        batch_size: images per optimiser step.
+        world_size: devices of all machines.
+        accumulated: forward passes per optimiser step.
+
+    Raises:
+        UserError: the batch can not be shared evenly.
+    """
+    per_rank, rest = divmod(batch_size, world_size * accumulated)
+    if rest or not per_rank:
+        raise UserError(
+            f"schedule.batch_size={batch_size} can not be shared evenly by {world_size} devices x "
+            f"trainer.accumulate_grad_batches={accumulated}; give a multiple of "
+            f"{world_size * accumulated}"
+        )
+    return per_rank
 
 
 def configure_torch(hardware: Hardware) -> None:
@@ -206,26 +230,24 @@ def run_on_ranks(module: str, folder: Path, devices: int) -> None:
     """
     exit_file = folder / ".hydra" / "rank_exit.json"
     exit_file.unlink(missing_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "axialseg.launch",
-        "--standalone",
-        f"--nproc-per-node={devices}",
-    ]
-    command += ["-m", module, "--config-path", str(folder / ".hydra"), "--config-name", "config"]
+    quoted = str(folder).replace("'", r"\'")
+    command = [sys.executable, "-m", "axialseg.launch"]
+    command += ["--standalone", f"--nproc-per-node={devices}", "-m", module]
+    command += ["--config-path", str(folder / ".hydra"), "--config-name", "config"]
     command += ["--config-dir", str(conf_dir()), "hydra/job_logging=plain"]
-    command += ["hydra.output_subdir=null", f"hydra.run.dir={folder}"]
+    command += ["hydra.output_subdir=null", f"hydra.run.dir='{quoted}'"]
     command += [f"hydra.job.name={module.rpartition('.')[2]}"]
-    code = _wait(subprocess.Popen(command, env=_rank_environment(exit_file, devices)))
+    code, signalled = _wait(subprocess.Popen(command, env=_rank_environment(exit_file, devices)))
     if exit_file.is_file():
         report = json.loads(exit_file.read_text())
         exit_file.unlink()
         if report["code"] == MISTAKE:
             raise UserError(report["message"])
         sys.exit(report["code"])
+    if signalled:
+        sys.exit(os.EX_TEMPFAIL)  # before training began: nothing is lost
     if code:
-        raise RuntimeError(f"a rank of {folder} failed; its own trace is above")
+        raise RuntimeError(f"a rank of {folder} failed; what it said is above")
 
 
 def _rank_environment(exit_file: Path, devices: int) -> dict[str, str]:
@@ -234,23 +256,28 @@ def _rank_environment(exit_file: Path, devices: int) -> dict[str, str]:
     paths = [package_parent, *filter(None, [environment.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(paths)
     environment.setdefault("OMP_NUM_THREADS", str(max(1, cpu_count() // devices)))
-    environment.setdefault("LOGLEVEL", "CRITICAL")  # of torch.distributed.run: the ranks speak
     environment[EXIT_FILE] = str(exit_file)
     return environment
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int:
-    """Waits for the ranks, and hands signals to stop on to them."""
+def _wait(process: subprocess.Popen[bytes]) -> tuple[int, bool]:
+    """Waits for the ranks, and hands signals to stop on to them.
+
+    Returns:
+        Exit code, and whether there was such a signal.
+    """
+    signals: list[int] = []
 
     def hand_on(number: int, frame: FrameType | None) -> None:
+        signals.append(number)
         process.terminate()
 
     if threading.current_thread() is not threading.main_thread():
-        return process.wait()
+        return process.wait(), False
     numbers = (signal.SIGTERM, signal.SIGUSR1)
     earlier = {number: signal.signal(number, hand_on) for number in numbers}
     try:
-        return process.wait()
+        return process.wait(), bool(signals)
     except KeyboardInterrupt:
         process.wait()  # the ranks have got the interrupt from the terminal too
         raise
@@ -260,16 +287,19 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
 
 
 def _agent(arguments: Sequence[str]) -> int:
-    """torch.distributed.run without its own trace on top of the ranks' messages."""
+    """torch.distributed.run, which leaves it to the ranks to say what went wrong."""
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     try:
+        logging.disable(logging.ERROR)
         run.main(list(arguments))
     except ChildFailedError as error:
-        _, failure = error.get_first_failure()
-        return failure.exitcode if failure.exitcode > 0 else 1
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            print(f"error: rank {rank} was ended by signal {-failure.exitcode}", file=sys.stderr)
+        return 1
     except SignalException as error:
         return 128 + int(error.sigval)
     return 0
