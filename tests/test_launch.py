@@ -1,0 +1,177 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from axialseg.config import TrainerConf
+from axialseg.errors import UserError
+from axialseg.launch import (
+    Hardware,
+    batch_size_per_rank,
+    cpu_count,
+    resolve_hardware,
+    run_on_ranks,
+    started_ranks,
+)
+
+TESTS = Path(__file__).parent
+
+
+def trainer(**values: object) -> DictConfig:
+    return OmegaConf.merge(OmegaConf.structured(TrainerConf), values)
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """As many GPUs as the test's parameter says; none without one."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    count = getattr(request, "param", 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: count > 1)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "values", "batch_size", "expected"),
+    [
+        (0, {}, 8, Hardware("cpu", 1, "32-true", 1)),
+        (1, {}, 8, Hardware("gpu", 1, "16-mixed", 1)),
+        (8, {}, 32, Hardware("gpu", 8, "bf16-mixed", 8)),
+        (8, {}, 12, Hardware("gpu", 6, "bf16-mixed", 6)),
+        (8, {"accumulate_grad_batches": 4}, 8, Hardware("gpu", 2, "bf16-mixed", 2)),
+        (8, {}, None, Hardware("gpu", 8, "bf16-mixed", 8)),
+        (8, {"devices": 2, "precision": "32-true"}, 8, Hardware("gpu", 2, "32-true", 2)),
+        (8, {"devices": [3, 5]}, 8, Hardware("gpu", [3, 5], "bf16-mixed", 2)),
+        (8, {"accelerator": "cpu"}, 8, Hardware("cpu", 1, "32-true", 1)),
+        (0, {"accelerator": "cpu", "devices": 2}, 8, Hardware("cpu", 2, "32-true", 2)),
+    ],
+    indirect=["gpus"],
+)
+def test_resolves_auto(
+    gpus: None, values: dict[str, object], batch_size: int | None, expected: Hardware
+) -> None:
+    assert resolve_hardware(trainer(**values), batch_size) == expected
+
+
+@pytest.mark.parametrize(
+    ("gpus", "values", "sentence"),
+    [
+        (0, {"accelerator": "gpu"}, "no GPU is visible"),
+        (0, {"accelerator": "tpu"}, "trainer.accelerator=tpu"),
+        (2, {"devices": 4}, "trainer.devices=4, but 2 GPUs"),
+        (2, {"devices": "many"}, "trainer.devices=many"),
+        (2, {"devices": 0}, "trainer.devices=0"),
+        (2, {"devices": True}, "trainer.devices=True"),
+        (2, {"devices": 1, "num_nodes": 2}, "trainer.num_nodes=2 needs"),
+        (4, {"devices": 3}, "schedule.batch_size=8 .* multiple of 3"),
+    ],
+    indirect=["gpus"],
+)
+def test_refuses_devices(gpus: None, values: dict[str, object], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        resolve_hardware(trainer(**values), 8)
+
+
+def test_refuses_another_number_of_ranks(gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="2 ranks were started, but trainer.devices=1"):
+        resolve_hardware(trainer(devices=1, accelerator="cpu"), 8)
+    assert resolve_hardware(trainer(devices=2, accelerator="cpu"), 8).world_size == 2
+
+
+@pytest.mark.parametrize(
+    ("environment", "ranks"),
+    [
+        ({}, None),
+        ({"RANK": "1", "WORLD_SIZE": "4"}, 4),
+        ({"LOCAL_RANK": "0"}, 1),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "16"}, 16),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, None),
+        ({"SLURM_NTASKS": "8"}, None),
+    ],
+)
+def test_knows_started_ranks(environment: dict[str, str], ranks: int | None) -> None:
+    assert started_ranks(environment) == ranks
+
+
+def test_shares_the_batch() -> None:
+    assert batch_size_per_rank(32, world_size=4, accumulated=2) == 4
+    for batch_size in (0, 4, 33):
+        with pytest.raises(UserError, match=f"schedule.batch_size={batch_size}"):
+            batch_size_per_rank(batch_size, world_size=4, accumulated=2)
+
+
+def test_counts_usable_cores() -> None:
+    assert 1 <= cpu_count() <= (os.cpu_count() or 1)
+
+
+@pytest.fixture
+def job_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a composed job of `ranks_job.py`, with a name that needs quoting."""
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("PL_GLOBAL_SEED", "1")
+    folder = tmp_path / "lr=0.5, it's"
+    (folder / ".hydra").mkdir(parents=True)
+    return folder
+
+
+def compose_job(folder: Path, ending: str) -> None:
+    OmegaConf.save({"lr": 0.5, "ending": ending}, folder / ".hydra/config.yaml")
+
+
+def test_ranks_get_the_composed_job(job_folder: Path) -> None:
+    compose_job(job_folder, "well")
+    run_on_ranks("ranks_job", job_folder, 2)
+    for rank in (0, 1):
+        seen = json.loads((job_folder / f"rank_{rank}.json").read_text())
+        assert seen == {"world": "2", "lr": 0.5, "seed": False}
+    assert not (job_folder / ".hydra/rank_exit.json").exists()
+
+
+def test_mistake_of_one_rank_ends_all_with_its_sentence(
+    job_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    compose_job(job_folder, "mistake")
+    with pytest.raises(UserError, match="^rank 1 found a broken file$"):
+        run_on_ranks("ranks_job", job_folder, 2)
+    assert capfd.readouterr().err == ""
+
+
+def test_exit_code_of_a_stopped_rank_is_kept(job_folder: Path) -> None:
+    compose_job(job_folder, "stopped")
+    with pytest.raises(SystemExit) as stopped:
+        run_on_ranks("ranks_job", job_folder, 2)
+    assert stopped.value.code == os.EX_TEMPFAIL
+
+
+def test_defect_of_a_rank_keeps_its_trace(
+    job_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    compose_job(job_folder, "defect")
+    with pytest.raises(RuntimeError, match="what it said is above"):
+        run_on_ranks("ranks_job", job_folder, 2)
+    errors = capfd.readouterr().err
+    assert "ValueError: a defect" in errors
+    assert "ChildFailedError" not in errors
+
+
+def test_signal_reaches_the_ranks(job_folder: Path) -> None:
+    compose_job(job_folder, "wait")
+    code = (
+        "from pathlib import Path; from axialseg.launch import run_on_ranks; "
+        f"run_on_ranks('ranks_job', Path({str(job_folder)!r}), 2)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=TESTS.parent)
+    deadline = time.monotonic() + 60
+    while len(list(job_folder.glob("rank_*.json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(timeout=60) == os.EX_TEMPFAIL
