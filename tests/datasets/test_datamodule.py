@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from axialseg.datasets.coco import CocoPanoptic
 from axialseg.datasets.datamodule import PanopticDataModule
@@ -19,6 +22,7 @@ from axialseg.datasets.transforms import EvalTransform, TrainTransform
 from axialseg.errors import UserError
 
 CROP = (65, 81)
+CONF = Path(__file__).parents[2] / "conf" / "data"
 
 
 @pytest.fixture(scope="module")
@@ -219,3 +223,23 @@ def test_halves_with_different_categories_are_refused(root: Path) -> None:
 
     with pytest.raises(UserError, match="list different categories; use the same list"):
         make(root, train_dataset=with_other_classes)
+
+
+@pytest.mark.parametrize(("name", "classes"), [("shapes", 9), ("coco", 133), ("coco_format", 9)])
+def test_shipped_configurations_open_their_data(root: Path, name: str, classes: int) -> None:
+    overrides = [f"root={root}", "num_workers=0", "val_num_workers=0"]
+    if name == "shapes":  # as many as the fixture made
+        for half in ("train_dataset", "val_dataset"):
+            overrides += [f"+{half}.train_images=10", f"+{half}.val_images=5"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = OmegaConf.create({"data": compose(name, overrides), "seed": 0})
+    module = instantiate(config.data, _partial_=True)(
+        targets=PanopticDeepLabTargets(), batch_size=2
+    )
+    assert len(module.categories) == classes
+    if name != "coco":  # the generated classes are none of COCO's
+        module.setup("fit")
+        (batch,) = train_batches(module, 1)
+        assert tuple(batch["image"].shape[2:]) == tuple(config.data.crop_size)
+        (first, *_) = module.val_dataloader()
+        assert first["image"].shape[2] >= config.data.eval_size[0]
