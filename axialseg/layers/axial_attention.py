@@ -101,13 +101,8 @@ class AxialAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: ``[B, C, H, W]`` -> ``[B, V, H, W]``."""
         batch, _, height, width = x.shape
-        to_sequences = (0, 3, 1, 2) if self.axis == "height" else (0, 2, 1, 3)
         length, others = (height, width) if self.axis == "height" else (width, height)
-        qkv = self.qkv(x).permute(to_sequences).flatten(0, 1)  # [N, 2K + V, L]
-        sizes = [self.key_channels, self.key_channels, self.value_channels]
-        query, key, value = (
-            part.unflatten(1, (self.heads, -1)) for part in qkv.split(sizes, dim=1)
-        )  # each [N, h, d, L]
+        query, key, value = self._project(x)
         if self.span is None or self.span >= 2 * length - 1:
             retrieved = self._attend_globally(query, key, value)
         else:
@@ -119,19 +114,43 @@ class AxialAttention(nn.Module):
         y = y.unflatten(0, (batch, others))  # [B, W or H, V, L]
         return y.permute((0, 2, 3, 1) if self.axis == "height" else (0, 2, 1, 3))
 
+    @torch.no_grad()
+    def attention_weights(self, x: Tensor) -> Tensor:
+        """The softmax weights for an input, for inspection; the layer is in evaluation mode.
+
+        Args:
+            x: ``[B, C, H, W]``.
+
+        Returns:
+            ``[N, h, L, L]``: sequence, head, query position, key position, N = B * W columns (axis
+            height) or B * H rows (axis width), image by image. 0 beyond a query's span.
+        """
+        query, key, _ = self._project(x)
+        length = query.shape[-1]
+        if self.span is None or self.span >= 2 * length - 1:
+            return self._global_weights(query, key, _offsets(query))
+        local = self._local_weights(query, key, self.span)  # [N, h, L, S]
+        reach = (self.span - 1) // 2
+        window = torch.arange(self.span, device=x.device)
+        position = torch.arange(length, device=x.device)[:, None] + window  # reach + key position
+        weights = local.new_zeros(*local.shape[:-1], length + 2 * reach)
+        weights.scatter_(-1, position.expand_as(local), local)
+        return weights[..., reach : reach + length]
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x: ``[B, C, H, W]`` -> query, key and value of all sequences, each ``[N, h, d, L]``."""
+        to_sequences = (0, 3, 1, 2) if self.axis == "height" else (0, 2, 1, 3)
+        qkv = self.qkv(x).permute(to_sequences).flatten(0, 1)  # [N, 2K + V, L]
+        sizes = [self.key_channels, self.key_channels, self.value_channels]
+        query, key, value = (
+            part.unflatten(1, (self.heads, -1)) for part in qkv.split(sizes, dim=1)
+        )
+        return query, key, value
+
     def _attend_globally(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
         """Every query sees the whole axis. Returns the retrieved terms, each ``[N, h, d, L]``."""
-        length = query.shape[-1]
-        positions = torch.arange(length, device=query.device)
-        offsets = positions - positions[:, None]  # [L, L], key position - query position
-        terms = []
-        if self.content_similarity:
-            terms.append(query.transpose(-1, -2) @ key)
-        if self.query_table is not None:
-            terms.append(torch.einsum("nhdl,lmd->nhlm", query, self._rows(self.query_table, offsets)))
-        if self.key_table is not None:
-            terms.append(torch.einsum("nhdm,lmd->nhlm", key, self._rows(self.key_table, offsets)))
-        weights = self._softmax(terms, None)  # [N, h, L, L]
+        offsets = _offsets(query)
+        weights = self._global_weights(query, key, offsets)
         retrieved = []
         if self.value_content:
             retrieved.append(value @ weights.transpose(-1, -2))
@@ -140,10 +159,35 @@ class AxialAttention(nn.Module):
             retrieved.append(torch.einsum("nhlm,lmd->nhdl", weights, rows))
         return retrieved
 
+    def _global_weights(self, query: Tensor, key: Tensor, offsets: Tensor) -> Tensor:
+        """Weights ``[N, h, L, L]`` where every query sees the whole axis; offsets ``[L, L]``."""
+        terms = []
+        if self.content_similarity:
+            terms.append(query.transpose(-1, -2) @ key)
+        if self.query_table is not None:
+            terms.append(torch.einsum("nhdl,lmd->nhlm", query, self._rows(self.query_table, offsets)))
+        if self.key_table is not None:
+            terms.append(torch.einsum("nhdm,lmd->nhlm", key, self._rows(self.key_table, offsets)))
+        return self._softmax(terms, None)
+
     def _attend_locally(
         self, query: Tensor, key: Tensor, value: Tensor, span: int
     ) -> list[Tensor]:
         """A query sees `span` positions. Returns the retrieved terms, each ``[N, h, d, L]``."""
+        reach = (span - 1) // 2
+        weights = self._local_weights(query, key, span)
+        retrieved = []
+        if self.value_content:
+            values = F.pad(value, (reach, reach)).unfold(-1, span, 1)
+            retrieved.append(torch.einsum("nhls,nhdls->nhdl", weights, values))
+        if self.value_table is not None:
+            offsets = torch.arange(-reach, reach + 1, device=query.device)
+            rows = self._rows(self.value_table, offsets)
+            retrieved.append(torch.einsum("nhls,sd->nhdl", weights, rows))
+        return retrieved
+
+    def _local_weights(self, query: Tensor, key: Tensor, span: int) -> Tensor:
+        """Weights ``[N, h, L, S]`` where a query sees `span` positions."""
         length, reach = query.shape[-1], (span - 1) // 2
         offsets = torch.arange(-reach, reach + 1, device=query.device)  # [S]
         position = torch.arange(length, device=query.device)[:, None] + offsets
@@ -156,15 +200,7 @@ class AxialAttention(nn.Module):
             terms.append(torch.einsum("nhdl,sd->nhls", query, self._rows(self.query_table, offsets)))
         if self.key_table is not None:
             terms.append(torch.einsum("nhdls,sd->nhls", keys, self._rows(self.key_table, offsets)))
-        weights = self._softmax(terms, inside)  # [N, h, L, S]
-        retrieved = []
-        if self.value_content:
-            values = F.pad(value, (reach, reach)).unfold(-1, span, 1)
-            retrieved.append(torch.einsum("nhls,nhdls->nhdl", weights, values))
-        if self.value_table is not None:
-            rows = self._rows(self.value_table, offsets)
-            retrieved.append(torch.einsum("nhls,sd->nhdl", weights, rows))
-        return retrieved
+        return self._softmax(terms, inside)
 
     def _rows(self, table: Tensor, offsets: Tensor) -> Tensor:
         """Table rows ``[..., d]`` of integer offsets ``[...]``."""
@@ -225,6 +261,12 @@ class AxialAttention2d(nn.Module):
         """x: ``[B, C, H, W]`` -> ``[B, V, (H-1)//stride+1, (W-1)//stride+1]``."""
         x = self.height_axis(x)[:, :, :: self.stride]
         return self.width_axis(x)[:, :, :, :: self.stride]
+
+
+def _offsets(query: Tensor) -> Tensor:
+    """Key position - query position, int ``[L, L]``, for queries ``[N, h, d, L]``."""
+    positions = torch.arange(query.shape[-1], device=query.device)
+    return positions - positions[:, None]
 
 
 def _position_table(rows: int, depth: int) -> nn.Parameter:
