@@ -30,7 +30,8 @@ class ModelConf:
 
     Attributes:
         name: for pictures, tables and folders.
-        initial_checkpoint: file whose weights training starts from.
+        initial_checkpoint: file, or published checkpoint, whose weights training starts from.
+        initial_backbone_only: take no more than the backbone from it.
         backbone: built first and handed to `net`.
         net: the whole network.
         loss: heads + targets -> named loss terms.
@@ -41,6 +42,7 @@ class ModelConf:
 
     name: str = MISSING
     initial_checkpoint: str | None = None
+    initial_backbone_only: bool = False
     backbone: Target = MISSING
     net: Target = MISSING
     loss: Target = MISSING

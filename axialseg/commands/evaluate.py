@@ -111,15 +111,14 @@ def _validate(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
     import lightning.pytorch as pl
 
     from axialseg.build import build_evaluation_data, build_task, build_trainer
-    from axialseg.checkpoints.initial import load_trained_weights, trained_steps
+    from axialseg.checkpoints.initial import load_trained_weights
 
     configure_torch(hardware)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    checkpoint = Path(cfg.ckpt or Path(cfg.run) / "checkpoints" / "last.ckpt")
-    steps = trained_steps(checkpoint)
     datamodule = build_evaluation_data(cfg)
     task = build_task(cfg, datamodule.categories)
-    load_trained_weights(task.get_submodule("net"), checkpoint)
+    checkpoint = cfg.ckpt or Path(cfg.run) / "checkpoints" / "last.ckpt"
+    steps = load_trained_weights(task.get_submodule("net"), checkpoint)
     trainer = build_trainer(cfg, hardware, folder)
     # The callbacks tell the step; a trainer that has not trained would say 0.
     progress = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress

@@ -62,7 +62,8 @@ def _fit(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
     datamodule = build_training_data(cfg, hardware.world_size)
     task = build_task(cfg, datamodule.categories)
     if cfg.model.initial_checkpoint and checkpoint is None:
-        load_initial_weights(task.get_submodule("net"), Path(cfg.model.initial_checkpoint))
+        source, backbone_only = cfg.model.initial_checkpoint, cfg.model.initial_backbone_only
+        log.info("%s", load_initial_weights(task.get_submodule("net"), source, backbone_only))
     trainer = build_trainer(cfg, hardware, folder)
     trainer.fit(task, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     if trainer.strategy.broadcast(_validated_step(folder)) != trainer.global_step:
