@@ -95,5 +95,3 @@ def test_agrees_with_python_on_installed_libraries(name: str) -> None:
     signature = constructor_signature(name)
     assert signature is not None
     assert list(signature.annotations) == list(inspect.signature(known[name]).parameters)
-
-

@@ -1,0 +1,118 @@
+"""What is installed: the wheel's files, and versions that pip can find anywhere."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EVERYTHING = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
+
+
+def constraints() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = [line.split("==") for line in lines if not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in pinned}
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel's content, built without any network."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
+    for name in ("axialseg", "conf", "experiments"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "setup.py", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    (source / "README.md").touch()
+    build = "from setuptools import build_meta; build_meta.build_wheel('dist')"
+    subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
+    (wheel,) = (source / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(target)
+    return target
+
+
+def files(folder: Path, pattern: str) -> list[str]:
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob(pattern))
+
+
+def test_wheel_holds_the_package_and_its_configs(installed: Path) -> None:
+    for name in ("conf", "experiments"):
+        assert files(installed / "axialseg" / name, "*.yaml") == files(ROOT / name, "*.yaml")
+    assert files(installed / "axialseg", "*.py") == files(ROOT / "axialseg", "*.py")
+    assert (installed / "axialseg/checkpoints/published.yaml").is_file()
+    tops = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
+    assert tops == {"axialseg"}
+
+
+@pytest.mark.parametrize("command", ["train --cfg job", "train experiments=coco/nope"])
+def test_commands_run_from_the_wheel(command: str, installed: Path, tmp_path: Path) -> None:
+    name, *arguments = command.split()
+    done = subprocess.run(
+        [sys.executable, "-m", f"axialseg.commands.{name}", *arguments],
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    if "--cfg" in arguments:
+        assert done.returncode == 0, done.stderr
+        assert "axialseg.tasks" in done.stdout
+    else:
+        assert done.returncode == 2
+        assert "none" in done.stderr
+
+
+def test_constraints_fit_every_machine() -> None:
+    text = (ROOT / "constraints.txt").read_text()
+    assert "+" not in text
+    assert "torchvision" not in text
+    assert all(re.fullmatch(r"[0-9][0-9a-z.]*", version) for version in constraints().values())
+
+
+def test_constraints_fit_the_ranges() -> None:
+    pinned = constraints()
+    for line in EVERYTHING:
+        requirement = Requirement(line)
+        version = pinned[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version, prereleases=True), line
+
+
+def test_constraints_hold_all_transitive_packages() -> None:
+    pinned = constraints()
+    pending = [Requirement(line) for line in EVERYTHING]
+    seen: set[str] = set()
+    while pending:
+        requirement = pending.pop()
+        name = canonicalize_name(requirement.name)
+        extras = [{"extra": extra} for extra in requirement.extras] or [{"extra": ""}]
+        key = f"{name}{sorted(requirement.extras)}"
+        if key in seen or name.startswith(("nvidia", "triton", "cuda")):
+            continue  # torch itself pins what its GPU builds need
+        seen.add(key)
+        assert name in pinned, f"{name} is not in constraints.txt"
+        try:
+            lines = requires(name) or []
+        except PackageNotFoundError:
+            continue  # of another platform
+        needed = [Requirement(line) for line in lines]
+        pending += [
+            r for r in needed if r.marker is None or any(r.marker.evaluate(e) for e in extras)
+        ]
+
+
+def test_torch_is_capped_and_torchvision_absent() -> None:
+    ranges = {Requirement(line).name: Requirement(line).specifier for line in EVERYTHING}
+    assert not ranges["torch"].contains("2.15.0")
+    assert "torchvision" not in ranges
+    assert PROJECT["requires-python"] == ">=3.11"
