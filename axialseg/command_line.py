@@ -32,7 +32,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from axialseg.config import conf_dir, register_schemas
-from axialseg.config_check import nearest
+from axialseg.config_check import check_config, nearest
 from axialseg.errors import UserError
 from axialseg.launch import MISTAKE, is_launched_rank, report_exit, started_ranks
 from axialseg.signatures import UnknownTarget, constructor_signature
@@ -119,6 +119,43 @@ def check_command_line(
         raise UserError(_translate(error, folder, args.overrides)) from error
     finally:
         GlobalHydra.instance().clear()
+
+
+def run_tool(job: Callable[[list[str]], object]) -> None:
+    """Runs a command that has no folder, no log file and no sweeps.
+
+    Args:
+        job: takes the arguments of the command line.
+
+    Raises:
+        SystemExit: code 2 after a `UserError`.
+    """
+    try:
+        job(sys.argv[1:])
+    except Exception as error:
+        _refuse(error)
+
+
+def compose_config(config_name: str, overrides: list[str]) -> DictConfig:
+    """Composes and checks `conf/<config_name>.yaml` for such a command.
+
+    Args:
+        config_name: name of the primary config.
+        overrides: `key=value` or `group=choice`.
+
+    Raises:
+        UserError: one sentence about what is wrong.
+    """
+    register_schemas()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            cfg = compose(config_name, overrides)
+        check_config(cfg)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise UserError(_translate(error, conf_dir(), overrides)) from error
+    finally:
+        GlobalHydra.instance().clear()
+    return cfg
 
 
 def user_mistake(error: BaseException) -> str | None:

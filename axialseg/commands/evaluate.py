@@ -8,14 +8,13 @@ import logging
 import os
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from axialseg.command_line import run_command
+from axialseg.commands.saved_run import saved_run
 from axialseg.config_check import check_config
 from axialseg.errors import UserError
 from axialseg.launch import Hardware, configure_torch, run_on_devices
@@ -64,46 +63,19 @@ def check_evaluation(cfg: DictConfig) -> None:
 def register_saved_run(overrides: list[str]) -> None:
     """Makes the config of the run known to Hydra as `saved_run`.
 
-    Nodes whose group the command line chooses are left out, so that they are replaced, not mixed.
-
     Args:
         overrides: the command line's.
 
     Raises:
         UserError: `run` is not the folder of a run.
     """
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    chosen = {str(override.key_or_group): override.value() for override in parsed}
-    folder = _run_folder(chosen.get("run"), chosen.get("ckpt"))
-    saved: dict[str, Any] = {}
+    folder, saved = saved_run(overrides, KEPT_FROM_RUN)
     if folder is None:
         saved["output"] = f"outputs/evaluation/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
     else:
-        config = OmegaConf.load(folder / ".hydra" / "config.yaml")
-        content: Any = OmegaConf.to_container(config, resolve=False)
-        saved = {k: content[k] for k in KEPT_FROM_RUN if k in content and k not in chosen}
         saved |= {"run": str(folder), "output": str(folder / "evaluation")}
         saved["trainer"] = saved.get("trainer", {}) | HARDWARE_HERE
     ConfigStore.instance().store(name="saved_run", node=saved)
-
-
-def _run_folder(run: object, ckpt: object) -> Path | None:
-    """The folder of the run that is named, or that the checkpoint lies in.
-
-    Args:
-        run: value of `run=`.
-        ckpt: value of `ckpt=`.
-    """
-    if run is not None:
-        folder = Path(str(run))
-        if not (folder / ".hydra" / "config.yaml").is_file():
-            raise UserError(f"run={run} holds no .hydra/config.yaml; give the folder of a run")
-        return folder
-    if ckpt is not None:
-        folder = Path(str(ckpt)).absolute().parent.parent
-        if (folder / ".hydra" / "config.yaml").is_file():
-            return Path(os.path.relpath(folder))
-    return None
 
 
 def _validate(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:

@@ -1,0 +1,55 @@
+"""The composed config that a run has left in its folder."""
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from axialseg.errors import UserError
+
+
+def saved_run(overrides: list[str], keys: Collection[str]) -> tuple[Path | None, dict[str, Any]]:
+    """Finds the run that `run=` names, or that the checkpoint of `ckpt=` lies in.
+
+    Nodes whose group the command line chooses are left out, so that they are replaced, not mixed.
+
+    Args:
+        overrides: the command line's.
+        keys: top-level nodes of its config to read.
+
+    Returns:
+        The folder and the nodes; None and no nodes if no run is meant.
+
+    Raises:
+        UserError: `run` is not the folder of a run.
+    """
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    chosen = {str(override.key_or_group): override.value() for override in parsed}
+    folder = _run_folder(chosen.get("run"), chosen.get("ckpt"))
+    if folder is None:
+        return None, {}
+    config = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    content: Any = OmegaConf.to_container(config, resolve=False)
+    return folder, {key: content[key] for key in keys if key in content and key not in chosen}
+
+
+def _run_folder(run: object, ckpt: object) -> Path | None:
+    """The folder of the run that is named, or that the checkpoint lies in.
+
+    Args:
+        run: value of `run=`.
+        ckpt: value of `ckpt=`.
+    """
+    if run is not None:
+        folder = Path(str(run))
+        if not (folder / ".hydra" / "config.yaml").is_file():
+            raise UserError(f"run={run} holds no .hydra/config.yaml; give the folder of a run")
+        return folder
+    if ckpt is not None:
+        folder = Path(str(ckpt)).absolute().parent.parent
+        if (folder / ".hydra" / "config.yaml").is_file():
+            return Path(os.path.relpath(folder))
+    return None
