@@ -1,7 +1,7 @@
 # `make train` and `make test` are all one needs; both set up .venv first, once.
 # ARGS goes to the command:  make train ARGS='model=axial_hybrid_tiny trainer.max_steps=200'
 
-.PHONY: train evaluate test setup lint format bench
+.PHONY: train evaluate test setup lint format
 .DELETE_ON_ERROR:
 
 VENV := .venv

@@ -76,8 +76,21 @@ def run_on_devices(
     if hardware.world_size > 1 and started_ranks(os.environ) is None:
         run_on_ranks(module, folder, hardware.world_size)
     else:
-        work(cfg, hardware, folder)
+        _work_alone(work, cfg, hardware, folder)
     return float(json.loads((folder / "metrics.json").read_text())[OBJECTIVE])
+
+
+def _work_alone(work: Work, cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
+    """Does the work here, and ends the W&B run with it: the next job of a sweep has its own."""
+    exit_code = 1
+    try:
+        work(cfg, hardware, folder)
+        exit_code = 0
+    finally:
+        if "wandb" in sys.modules:
+            from axialseg.wandb_logging import finish_wandb
+
+            finish_wandb(exit_code)
 
 
 def resolve_hardware(trainer: DictConfig, batch_size: int | None) -> Hardware:

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ SHAPES_COUNTS = ("train_images=8", "val_images=4")
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
-) -> Iterator[None | pytest.TestReport]:
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """In CI a skipped test fails, unless its marks say what is missing there."""
     report = yield
     marks = {mark.name for mark in item.iter_markers()}

@@ -1,4 +1,4 @@
-"""The groups compose, the defaults follow the documented order, and every mistake has its sentence."""
+"""The groups compose in the documented order, and every mistake is answered by its sentence."""
 
 import dataclasses
 import inspect
@@ -96,6 +96,36 @@ def test_command_line_beats_experiment_beats_groups(project: Path) -> None:
     assert (line.seed, line.schedule.lr, line.trainer.max_steps) == (3, 0.5, 12)
     assert schedule.schedule.lr == 0.5
     assert schedule.schedule.batch_size != file.schedule.batch_size
+
+
+def test_slurm_job_is_one_folder_for_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"JOB_ID": "77", "NNODES": "2", "NTASKS_PER_NODE": "4"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    register_schemas()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("train", ["hardware=slurm"], return_hydra_config=True)
+    assert (cfg.trainer.devices, cfg.trainer.num_nodes) == (4, 2)
+    assert cfg.hydra.run.dir == "outputs/slurm_77"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [([], "give hydra.run.dir=<folder>"), (["-m", "seed=1,2"], "a sweep of its own")],
+)
+def test_started_ranks_must_be_one_job(
+    arguments: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert sentence in refusal(train.main, arguments)
+
+
+def test_config_dir_adds_choices(tmp_path: Path, refusal: Refusal) -> None:
+    (tmp_path / "more/experiments").mkdir(parents=True)
+    file = tmp_path / "more/experiments/theirs.yaml"
+    file.write_text("# @package _global_\ntrainer: {device: 8}\n")
+    arguments = ["--config-dir", str(tmp_path / "more"), "experiments=theirs"]
+    assert "experiments/theirs.yaml: trainer.device " in refusal(train.main, arguments)
 
 
 def test_trainer_names_are_lightnings() -> None:

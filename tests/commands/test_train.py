@@ -173,6 +173,15 @@ def test_sweep_has_a_folder_for_each_job(
         assert f"lr: {lr}" in (tmp_path / f"{job}/.hydra/config.yaml").read_text()
 
 
+def test_each_job_of_a_sweep_is_a_wandb_run(
+    tiny_run: list[str], tmp_path: Path, command: Command
+) -> None:
+    sweep = ["-m", *tiny_run, "seed=1,2", "trainer.max_steps=1", "logger=wandb_offline"]
+    command(train.main, [*sweep, f"hydra.sweep.dir={tmp_path}"])
+    runs = [list((tmp_path / job / "wandb").glob("offline-run-*/*.wandb")) for job in ("0", "1")]
+    assert [len(files) for files in runs] == [1, 1]
+
+
 def test_several_devices_are_ranks_of_one_run(
     tiny_run: list[str], tmp_path: Path, command: Command
 ) -> None:
