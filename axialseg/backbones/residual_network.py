@@ -1,18 +1,19 @@
 """The one staged residual network behind every backbone.
 
-ResNet-50(-beta), SWideRNet, Axial-SWideRNet, Axial-ResNet and the MaX-DeepLab backbones are arguments
-of `ResidualNetwork`; ``conf/model/backbone/`` holds them by name.
+ResNet-50(-beta), SWideRNet, Axial-SWideRNet, Axial-ResNet and the MaX-DeepLab backbones are
+arguments of `ResidualNetwork`; ``conf/model/backbone/`` holds them by name.
 
-Source: deeplab2 ``model/encoder/axial_resnet.py`` and ``axial_resnet_instances.py``; Wang et al. 2020,
-"Axial-DeepLab", sec. 3.2 and 4.1.
+Source: deeplab2 ``model/encoder/axial_resnet.py`` and ``axial_resnet_instances.py``; Wang et al.
+2020, "Axial-DeepLab", sec. 3.2 and 4.1.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from axialseg.decoders.stacked import BlockFactory, StackedDecoder
 from axialseg.layers.axial_attention import AttentionFactory
 from axialseg.layers.axial_block import AxialBranch
 from axialseg.layers.drop_path import linear_keep_probability
@@ -21,6 +22,18 @@ from axialseg.layers.residual_block import BasicBranch, BottleneckBranch, Residu
 
 ConvBlock = Literal["bottleneck", "basic", "wide_bottleneck"]
 DropPathSchedule = Literal["constant", "linear"]
+
+
+class StackedDecoderFactory(Protocol):
+    """Makes the decoder that goes on where the stages end."""
+
+    def __call__(
+        self,
+        *,
+        recorded: Mapping[int, Sequence[int]],
+        stride: int,
+        make_block: BlockFactory,
+    ) -> StackedDecoder: ...  # noqa: D102
 
 
 class ResidualNetwork(nn.Module):
@@ -39,19 +52,25 @@ class ResidualNetwork(nn.Module):
         attention_stages: stages all of whose blocks are axial, the strided first one included (the
             paper's networks).
         axial_from_stride: a block is axial too if its nominal input stride is at least this
-            (deeplab2's hybrids: 16 leaves the first block of stage 4 a convolution). None for none.
-        axial_expansion: first 1x1 convolution of an axial block, in quarters of the stage's channels.
+            (deeplab2's hybrids: 16 leaves the first block of stage 4 a convolution). None: none.
+        axial_expansion: first 1x1 convolution of an axial block, in quarters of its channels.
         key_expansion: keys of an axial block, in quarters of the stage's channels.
         value_expansion: values of an axial block, in quarters of the stage's channels.
         output_stride: 8, 16 or 32.
         max_pool: activate and max-pool after the stem, instead of a strided first block in stage 2
             (the paper has it, deeplab2 has not).
-        drop_path_keep: probability of keeping a residual branch in training; 1 switches drop path off.
-        drop_path_schedule: "linear" falls to `drop_path_keep` at stride 32, "constant" has it everywhere.
+        drop_path_keep: probability of keeping a residual branch in training; 1 keeps all.
+        drop_path_schedule: "linear" falls to `drop_path_keep` at stride 32, "constant" has it
+            everywhere.
         drop_path_from_stride: blocks with a smaller nominal input stride are never dropped.
+        stacked_decoder: makes a decoder after the stages, part of the pre-trained network of
+            MaX-DeepLab-L. Only `decoded` runs it. `forward` and its features do not need it, so its
+            parameters are frozen until a model that runs it thaws them with `requires_grad_`.
 
     Attributes:
         channels: channels of each feature that `forward` returns, by its name.
+        recorded: channels of each tensor that `decoded` returns, by stride.
+        decoded_stride: stride of the last of them.
 
     Raises:
         ValueError: if the stage lists differ in length or name no stage or block kind.
@@ -74,46 +93,91 @@ class ResidualNetwork(nn.Module):
         drop_path_keep: float = 1.0,
         drop_path_schedule: DropPathSchedule = "linear",
         drop_path_from_stride: int = 4,
+        stacked_decoder: StackedDecoderFactory | None = None,
     ) -> None:
         super().__init__()
         if not len(stage_blocks) == len(stage_channels) == len(conv_blocks) <= 5:
             raise ValueError(
-                "stage_blocks, stage_channels and conv_blocks must have one entry per stage, at most "
-                f"5; got {len(stage_blocks)}, {len(stage_channels)} and {len(conv_blocks)}"
+                "stage_blocks, stage_channels and conv_blocks must have one entry per stage, at "
+                f"most 5; got {len(stage_blocks)}, {len(stage_channels)} and {len(conv_blocks)}"
             )
+        first_stage = 6 - len(stage_blocks)
         self.attention = attention
+        self.attention_stages = tuple(attention_stages)
+        self.axial_from_stride = axial_from_stride
         self.expansions = (axial_expansion, key_expansion, value_expansion)
         self.output_stride = output_stride
         self.max_pool = max_pool
+        self.conv_blocks = dict(enumerate(conv_blocks, start=first_stage))
+        self.drop_path_keep = drop_path_keep
+        self.drop_path_schedule = drop_path_schedule
+        self.drop_path_from_stride = drop_path_from_stride
+
         self.stem = stem
-        self.first_stage = 6 - len(stage_blocks)
-        self.channels = {"res1": int(stem.out_channels)}
-        channels = int(stem.out_channels)
+        assert isinstance(stem.out_channels, int)
+        channels: int = stem.out_channels
+        self.channels = {"res1": channels}
+        self.recorded: dict[int, list[int]] = {}
         self.stages = nn.ModuleDict()
-        plan = zip(stage_blocks, stage_channels, conv_blocks, strict=True)
-        for stage, (blocks, width, conv_block) in enumerate(plan, start=self.first_stage):
+        for stage, blocks in enumerate(stage_blocks, start=first_stage):
+            width = stage_channels[stage - first_stage]
             layers = []
             for index in range(blocks):
-                strides_here = index == 0 and stage > 1 and not (max_pool and stage == 2)
-                nominal = 2 ** (stage - 1) if strides_here else 2**stage  # before the block
-                is_axial = stage in attention_stages or (
-                    axial_from_stride is not None and nominal >= axial_from_stride
-                )
-                keep = drop_path_keep if nominal >= drop_path_from_stride else 1.0
-                if keep < 1.0 and drop_path_schedule == "linear":
-                    keep = linear_keep_probability(keep, nominal)
-                stride = 2 if strides_here and nominal < output_stride else 1
-                dilation = max(nominal // output_stride, 1)
-                next_dilation = max((2 * nominal if strides_here else nominal) // output_stride, 1)
-                branch = (
-                    self._axial_branch(channels, width, stride)
-                    if is_axial
-                    else _conv_branch(conv_block, channels, width, stride, dilation, next_dilation)
-                )
-                layers.append(ResidualBlock(branch, channels, width, stride, keep))
+                strides = index == 0 and stage > 1 and not (max_pool and stage == 2)
+                nominal_stride = 2 ** (stage - 1) if strides else 2**stage  # before the block
+                layers.append(self._block(stage, channels, width, nominal_stride, strides))
                 channels = width
             self.stages[f"stage{stage}"] = nn.Sequential(*layers)
             self.channels[f"res{stage}"] = width
+            self.recorded[self._stride(stage)] = [width]
+
+        self.decoded_stride = self._stride(5)
+        self.stacked_decoder: StackedDecoder | None = None
+        if stacked_decoder is not None:
+            self.stacked_decoder = stacked_decoder(
+                recorded=self.recorded, stride=self.decoded_stride, make_block=self.decoder_block
+            )
+            self.stacked_decoder.requires_grad_(False)
+            self.recorded = self.stacked_decoder.recorded
+            self.decoded_stride = self.stacked_decoder.stride
+
+    def _stride(self, stage: int) -> int:
+        """Stride of a stage's output."""
+        return int(min(2**stage, self.output_stride))
+
+    def decoder_block(self, in_channels: int, channels: int, stride: int) -> ResidualBlock:
+        """A block for a stacked decoder at a stride, of the kind that the stage there has."""
+        return self._block(stride.bit_length() - 1, in_channels, channels, stride, strides=False)
+
+    def _block(
+        self, stage: int, in_channels: int, width: int, nominal_stride: int, strides: bool
+    ) -> ResidualBlock:
+        """A residual block.
+
+        Args:
+            stage: whose kind it has.
+            in_channels: channels of its input.
+            width: channels of its output.
+            nominal_stride: of its input, as if `output_stride` were not limited.
+            strides: it doubles the nominal stride.
+        """
+        stride = 2 if strides and nominal_stride < self.output_stride else 1
+        dilation = max(nominal_stride // self.output_stride, 1)
+        next_dilation = max(nominal_stride * (2 if strides else 1) // self.output_stride, 1)
+        is_axial = stage in self.attention_stages or (
+            self.axial_from_stride is not None and nominal_stride >= self.axial_from_stride
+        )
+        branch = (
+            self._axial_branch(in_channels, width, stride)
+            if is_axial
+            else _conv_branch(
+                self.conv_blocks[stage], in_channels, width, stride, dilation, next_dilation
+            )
+        )
+        keep = self.drop_path_keep if nominal_stride >= self.drop_path_from_stride else 1.0
+        if keep < 1.0 and self.drop_path_schedule == "linear":
+            keep = linear_keep_probability(keep, nominal_stride)
+        return ResidualBlock(branch, in_channels, width, stride, keep)
 
     def _axial_branch(self, in_channels: int, width: int, stride: int) -> AxialBranch:
         inner, key, value = (width // 4 * expansion for expansion in self.expansions)
@@ -129,6 +193,22 @@ class ResidualNetwork(nn.Module):
             x = blocks(x)
             outputs[name] = x
         return outputs
+
+    def decoded(self, raw_stages: Mapping[str, Tensor]) -> Mapping[int, Sequence[Tensor]]:
+        """Runs the stacked decoder, if there is one.
+
+        Args:
+            raw_stages: what `raw_stages` returns.
+
+        Returns:
+            Tensors before activation by stride, oldest first, `recorded` tells their channels. The
+            first is the deepest stage's at this stride; the others are the decoder's.
+        """
+        records = {
+            self._stride(int(name.removeprefix("stage"))): [raw_stages[name]]
+            for name in self.stages  # a deeper stage at the same stride takes the place
+        }
+        return records if self.stacked_decoder is None else self.stacked_decoder(records)
 
     def forward(self, image: Tensor, valid: Tensor | None = None) -> Mapping[str, Tensor]:
         """Computes the features that decoders read.

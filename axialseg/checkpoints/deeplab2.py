@@ -14,16 +14,19 @@ from torch import nn
 from axialseg.backbones.residual_network import ResidualNetwork
 from axialseg.decoders.context import ASPP, PointwiseContext
 from axialseg.decoders.panoptic_deeplab import PanopticDeepLabDecoder, PredictionHead
+from axialseg.decoders.stacked import StackedDecoder
 from axialseg.layers.axial_attention import AxialAttention, AxialAttention2d
 from axialseg.layers.axial_block import AxialBranch
 from axialseg.layers.batch_norm import BatchNorm
 from axialseg.layers.convolution import ConvNorm, SeparableConvNormReLU
 from axialseg.layers.residual_block import BasicBranch, BottleneckBranch, ResidualBlock
+from axialseg.layers.resized_fuse import ResizedFuse
 from axialseg.layers.stem import ConvStem, InceptionStem
 from axialseg.models.panoptic_deeplab import PanopticDeepLab
 
 # Our class -> {path below it: path below the TensorFlow object}; "" keeps the same object. A path
-# of ours may end at a child module or at a parameter. "{n}" stands for a number, "{n+1}" for one more.
+# of ours may end at a child module or at a parameter. "{n}" stands for a number, "{n+1}" for the
+# next.
 CHILD_NAMES: dict[type[nn.Module], dict[str, str]] = {
     BatchNorm: {
         "weight": "gamma",
@@ -55,11 +58,21 @@ CHILD_NAMES: dict[type[nn.Module], dict[str, str]] = {
     },
     BasicBranch: {"conv1": "_conv1_bn_act", "conv2": "_conv2_bn"},
     ResidualBlock: {"branch": "", "shortcut": "_shortcut"},
+    nn.Sequential: {"{n}": "_block{n+1}"},  # the blocks of a stage
     ConvStem: {"conv": ""},
     InceptionStem: {"conv1": "_conv1_bn_act", "conv2": "_conv2_bn_act", "conv3": "_conv3_bn"},
     ResidualNetwork: {
         "stem": "_stem",
-        **{f"stages.stage{s}.{{n}}": f"_stage{s}/_block{{n+1}}" for s in range(1, 6)},
+        **{f"stages.stage{stage}": f"_stage{stage}" for stage in range(1, 6)},
+        "stacked_decoder": "",
+    },
+    ResizedFuse: {
+        "strided.{n}": "_strided_conv_bn{n+1}",
+        "resized.{n}": "_resized_conv_bn{n+1}",
+    },
+    StackedDecoder: {
+        "stages.{n}.fuse": "_decoder_stage{n+1}_resized_fuse",
+        "stages.{n}.blocks": "_decoder_stage{n+1}",
     },
     PointwiseContext: {
         "conv.weight": "_proj_conv_bn_act/_conv/kernel",
@@ -137,10 +150,15 @@ def _matches(module: nn.Module, pattern: str) -> list[tuple[str, int]]:
     """Paths that the pattern stands for, with the number in it (0 if it has none)."""
     if "{n}" not in pattern:
         return [(pattern, 0)] if _follow(module, pattern) is not None else []
-    parent, _, rest = pattern.partition(".{n}")
-    container = _follow(module, parent)
-    length = len(container) if isinstance(container, nn.Sequential | nn.ModuleList) else 0
-    return [(f"{parent}.{n}{rest}", n) for n in range(length)]
+    parent, _, rest = pattern.partition("{n}")
+    container = _follow(module, parent.removesuffix(".")) if parent else module
+    numbers: list[int] = []
+    if isinstance(container, nn.ModuleDict):
+        numbers = [int(key) for key in container]
+    elif isinstance(container, nn.Sequential | nn.ModuleList):
+        numbers = list(range(len(container)))
+    paths = [(f"{parent}{n}{rest}", n) for n in numbers]
+    return [(path, n) for path, n in paths if _follow(module, path) is not None]
 
 
 def _follow(module: nn.Module, path: str) -> object:

@@ -20,9 +20,11 @@ class ASPP(nn.Module):
     Args:
         in_channels: channels of the input.
         channels: width of each branch and of the output.
-        rates: dilation of the three 3x3 convolutions (6, 12, 18 at output stride 16).
-        pool_size: window (height, width) of the average pool in feature pixels; None pools the whole
-            feature. deeplab2 uses the training crop's size at the output stride.
+        rates: dilation of the three 3x3 convolutions where the input has stride 16; at another
+            stride they are scaled to cover the same part of the image.
+        output_stride: stride of the input.
+        pool_size: window (height, width) of the average pool in feature pixels; None pools the
+            whole feature. deeplab2 uses the training crop's size at the output stride.
         dropout: rate of the dropout on the output in training.
     """
 
@@ -31,6 +33,7 @@ class ASPP(nn.Module):
         in_channels: int,
         channels: int = 256,
         rates: Sequence[int] = (6, 12, 18),
+        output_stride: int = 16,
         pool_size: tuple[int, int] | None = None,
         dropout: float = 0.1,
     ) -> None:
@@ -39,7 +42,8 @@ class ASPP(nn.Module):
         self.pool_size = None if pool_size is None else (int(pool_size[0]), int(pool_size[1]))
         self.point = ConvNormReLU(in_channels, channels)
         self.atrous = nn.ModuleList(
-            ConvNormReLU(in_channels, channels, 3, dilation=rate) for rate in rates
+            ConvNormReLU(in_channels, channels, 3, dilation=rate * 16 // output_stride)
+            for rate in rates
         )
         self.pooled = ConvNormReLU(in_channels, channels)
         self.project = ConvNormReLU((2 + len(rates)) * channels, channels)
