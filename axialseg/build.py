@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from hydra.utils import instantiate
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint
@@ -45,6 +46,13 @@ def build_net(model: DictConfig, categories: Categories) -> nn.Module:
     """The network, its heads sized by the classes; weights as initialised."""
     backbone = build(model.backbone)
     return build(model.net, backbone=backbone, semantic_channels=categories.semantic_channels)
+
+
+def build_net_on_meta(model: DictConfig, semantic_channels: int) -> nn.Module:
+    """The network in names and shapes only, without memory for its weights."""
+    with torch.device("meta"):
+        backbone = build(model.backbone)
+        return build(model.net, backbone=backbone, semantic_channels=semantic_channels)
 
 
 def build_task(cfg: DictConfig, categories: Categories) -> pl.LightningModule:

@@ -176,9 +176,45 @@ class EvaluateConf:
     callbacks: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass
+class ConvertConf:
+    """Top level of `conf/convert.yaml`.
+
+    Attributes:
+        model: see `ModelConf`; the one that the checkpoint was made with.
+    """
+
+    model: ModelConf = field(default_factory=ModelConf)
+
+
+@dataclass
+class AttentionConf:
+    """Top level of `conf/attention.yaml`.
+
+    Attributes:
+        ckpt: checkpoint as of `model.initial_checkpoint`.
+        model: see `ModelConf`; by default that of the checkpoint's run.
+        data: the LightningDataModule whose way of preparing images is used, if any.
+        image: picture file.
+        query: (y, x), the pixel of the picture whose attention is drawn.
+        layer: name of an axial attention layer or of a block, or a part of it.
+        output: PNG file to write.
+    """
+
+    ckpt: str = MISSING
+    model: ModelConf = field(default_factory=ModelConf)
+    data: Any = None
+    image: str = MISSING
+    query: list[int] = MISSING
+    layer: str = MISSING
+    output: str = "attention.png"
+
+
 def register_schemas() -> None:
     """Makes the typed top levels known to Hydra, and the project's folder to `hydra.searchpath`."""
     os.environ["AXIALSEG_ROOT"] = str(conf_dir().parent)
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConf)
     store.store(name="evaluate_schema", node=EvaluateConf)
+    store.store(name="convert_schema", node=ConvertConf)
+    store.store(name="attention_schema", node=AttentionConf)

@@ -71,7 +71,10 @@ def _save(tensors: dict[str, Tensor], output: Path, metadata: dict[str, str]) ->
     unfinished = output.with_name(f".{output.name}.{os.getpid()}.new")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.touch()
+        mode = unfinished.stat().st_mode  # that new files have here; save_file makes private ones
         save_file(tensors, unfinished, metadata)
+        unfinished.chmod(mode)
         unfinished.replace(output)
     except OSError as error:
         raise UserError(f"{output} can not be written ({error.strerror})") from error

@@ -1,0 +1,82 @@
+"""`python -m axialseg download <name>`: a published checkpoint into the cache, converted."""
+
+from functools import partial
+from pathlib import Path
+
+from axialseg.checkpoints.published import (
+    PublishedCheckpoint,
+    cache_folder,
+    converted_path,
+    published_checkpoint,
+    published_checkpoints,
+)
+from axialseg.command_line import compose_config, run_tool
+from axialseg.errors import UserError
+
+USAGE = "python -m axialseg download <name>"
+
+
+def main() -> None:
+    """The command."""
+    run_tool(download)
+
+
+def download(arguments: list[str]) -> None:
+    """Fetches, verifies, converts and keeps one checkpoint; without a name, lists them all.
+
+    Args:
+        arguments: the name.
+
+    Raises:
+        UserError: there is no such checkpoint, it cannot be fetched, or is damaged.
+    """
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(f"usage: {USAGE}\n\n{_table(cache_folder())}")
+        return
+    if len(arguments) > 1:
+        raise UserError(f"one checkpoint at a time: {USAGE}")
+    checkpoint = published_checkpoint(arguments[0])
+    overrides = _overrides(checkpoint)
+    compose_config("convert", overrides)  # refused before gigabytes are fetched
+
+    from axialseg.checkpoints.download import download as download_checkpoint
+
+    name, model = checkpoint.name, " ".join(overrides)
+    say = partial(print, flush=True)
+    download_checkpoint(name, cache_folder(), partial(_convert, checkpoint), say)
+    print(f"to start from it:  python train.py {model} model.initial_checkpoint={name}")
+    if checkpoint.pq is not None:
+        print(f"to evaluate it:    python evaluate.py ckpt={name} {model} data={checkpoint.data}")
+
+
+def _overrides(checkpoint: PublishedCheckpoint) -> list[str]:
+    """The configuration of the model."""
+    stride = checkpoint.output_stride
+    dilated = [] if stride is None else [f"model.backbone.output_stride={stride}"]
+    return [f"model={checkpoint.model}", *dilated]
+
+
+def _convert(checkpoint: PublishedCheckpoint, prefix: Path, output: Path) -> None:
+    # Only now: torch takes seconds.
+    from axialseg.build import build_net_on_meta
+    from axialseg.checkpoints.convert import convert
+    from axialseg.checkpoints.tensorflow_weights import semantic_channels
+
+    model = compose_config("convert", _overrides(checkpoint)).model
+    net = build_net_on_meta(model, semantic_channels(prefix) or 1)
+    print(convert(prefix, output, net, {"source": checkpoint.url, "model": checkpoint.model}))
+
+
+def _table(cache_dir: Path) -> str:
+    """Name, model, data, expected PQ and whether it is there, one row each."""
+    rows = [("name", "model", "data", "PQ %", "in the cache")]
+    for row in published_checkpoints().values():
+        there = "yes" if converted_path(row.name, cache_dir).is_file() else ""
+        pq = "" if row.pq is None else f"{row.pq:.1f}"
+        rows.append((row.name, row.model, row.data, pq, there))
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
