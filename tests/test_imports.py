@@ -15,7 +15,7 @@ ALLOWED = {
     "losses": {"layers", "errors"},
     "optim": set(),
     "decoders": {"layers"},
-    "backbones": {"layers"},
+    "backbones": {"decoders", "layers"},  # MaX-DeepLab-L's has a stacked decoder inside
     "models": {"backbones", "decoders", "layers"},
     "formats": {"panoptic", "errors"},
     "metrics": {"panoptic"},
