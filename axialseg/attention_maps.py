@@ -9,12 +9,14 @@ Shapes: H, W feature map, N sequences (columns or rows of all images), h heads, 
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from axialseg.layers.axial_attention import AxialAttention
+
+Axis = Literal["height", "width"]
 
 
 @contextmanager
@@ -67,39 +69,66 @@ def axial_layers(net: nn.Module) -> dict[str, AxialAttention]:
     }
 
 
-def column_attention(weights: Tensor, query: tuple[int, int]) -> Tensor:
-    """Attention of one position along its column.
+class FeatureGrid(NamedTuple):
+    """Where the positions of a feature map lie on the image.
+
+    Attributes:
+        size: (rows, columns) of the feature map.
+        strides: pixels from one position to the next, vertically and horizontally; position i lies
+            on pixel i * stride, as aligned corners have it.
+    """
+
+    size: tuple[int, int]
+    strides: tuple[int, int]
+
+    @classmethod
+    def of(cls, weights: Tensor, axis: Axis, image_size: tuple[int, ...]) -> "FeatureGrid":
+        """The grid of a layer's output.
+
+        Args:
+            weights: of the layer for one image, ``[N, h, L, L]``.
+            axis: of the layer.
+            image_size: (height, width) of the image.
+        """
+        sequences, _, length, _ = weights.shape
+        rows, columns = (length, sequences) if axis == "height" else (sequences, length)
+        height, width = image_size
+        return cls((rows, columns), (_stride(height, rows), _stride(width, columns)))
+
+    def position(self, pixel: tuple[int, int]) -> tuple[int, int]:
+        """The (row, column) next to a pixel (y, x)."""
+        row, column = (
+            min((at + stride // 2) // stride, count - 1)
+            for at, stride, count in zip(pixel, self.strides, self.size, strict=True)
+        )
+        return row, column
+
+
+def axis_attention(weights: Tensor, axis: Axis, query: tuple[int, int]) -> Tensor:
+    """Attention of one position in one layer.
 
     Args:
-        weights: of a height-axis layer for one image, ``[W, h, H, H]``.
+        weights: of the layer for one image, ``[N, h, L, L]``.
+        axis: of the layer.
         query: (row, column).
 
     Returns:
-        ``[H]``, mean over the heads; it sums to 1.
+        ``[H, W]``, mean of the heads, NaN off the query's column (axis height) or row (axis width);
+        it sums to 1 there.
     """
+    if axis == "width":
+        return axis_attention(weights, "height", query[::-1]).T
     row, column = query
-    return weights[column, :, row].mean(0)
-
-
-def row_attention(weights: Tensor, query: tuple[int, int]) -> Tensor:
-    """Attention of one position along its row.
-
-    Args:
-        weights: of a width-axis layer for one image, ``[H, h, W, W]``.
-        query: (row, column).
-
-    Returns:
-        ``[W]``, mean over the heads; it sums to 1.
-    """
-    row, column = query
-    return weights[row, :, column].mean(0)
+    attended = weights.new_full((weights.shape[-1], weights.shape[0]), torch.nan)
+    attended[:, column] = weights[column, :, row].mean(0)
+    return attended
 
 
 def block_attention(height: Tensor, width: Tensor, query: tuple[int, int]) -> Tensor:
     """Attention of one position over the whole map, through both axes of a block.
 
     A position of the output takes from its row what each position there has taken from its column:
-    map[y, x] = row attention[x] * attention of (query's row, x) in column x to y.
+    map[y, x] = weight of (row, x) for the query * weight of (y, x) for (row, x).
 
     Args:
         height: weights of the height-axis layer for one image, ``[W, h, H, H]``.
@@ -108,14 +137,22 @@ def block_attention(height: Tensor, width: Tensor, query: tuple[int, int]) -> Te
         query: (row, column) of the height-axis layer; with stride 2 an odd row means the one above.
 
     Returns:
-        ``[H, W]``, means over the heads of each axis; it sums to 1.
+        ``[H, W]``, from the means of each axis's heads; it sums to 1.
     """
     row, column = query
     stride = -(-height.shape[-1] // width.shape[0])
     kept_row = row // stride
-    along_row = row_attention(width, (kept_row, column))  # [W]
+    along_row = width[kept_row, :, column].mean(0)  # [W]
     along_columns = height[:, :, kept_row * stride].mean(1)  # [W, H]
     return (along_row[:, None] * along_columns).T
+
+
+def _stride(pixels: int, positions: int) -> int:
+    """The power of two at which so many positions are left of so many pixels."""
+    stride = 1
+    while (pixels - 1) // stride + 1 > positions:
+        stride *= 2
+    return stride
 
 
 def _recorder(name: str, maps: dict[str, Tensor]) -> Callable[[nn.Module, Any], None]:

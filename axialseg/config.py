@@ -199,6 +199,7 @@ class AttentionConf:
         query: (y, x), the pixel of the picture whose attention is drawn.
         layer: name of an axial attention layer or of a block, or a part of it.
         output: PNG file to write.
+        seed: of the data, which may refer to it.
     """
 
     ckpt: str = MISSING
@@ -208,6 +209,26 @@ class AttentionConf:
     query: list[int] = MISSING
     layer: str = MISSING
     output: str = "attention.png"
+    seed: int = 0
+
+
+@dataclass
+class ComplexityConf:
+    """Top level of `conf/complexity.yaml`.
+
+    Attributes:
+        model: see `ModelConf`.
+        data: the LightningDataModule whose classes the heads have; null is Cityscapes' 19.
+        size: (height, width) of the image in pixels.
+        format: table or json.
+        seed: of the data, which may refer to it.
+    """
+
+    model: ModelConf = field(default_factory=ModelConf)
+    data: Any = None
+    size: Any = MISSING
+    format: str = "table"
+    seed: int = 0
 
 
 def register_schemas() -> None:
@@ -218,3 +239,4 @@ def register_schemas() -> None:
     store.store(name="evaluate_schema", node=EvaluateConf)
     store.store(name="convert_schema", node=ConvertConf)
     store.store(name="attention_schema", node=AttentionConf)
+    store.store(name="complexity_schema", node=ComplexityConf)

@@ -80,7 +80,7 @@ class AxialAttention(nn.Module):
             raise ValueError("axial attention needs a similarity term and a retrieved term")
         self.key_channels = key_channels
         self.value_channels = value_channels
-        self.axis = axis
+        self.axis: Literal["height", "width"] = axis
         self.heads = heads
         self.span = span
         self.max_offset = max_offset

@@ -1,0 +1,56 @@
+"""`python -m axialseg <command> ...`: runs `axialseg/commands/<command>.py`."""
+
+import ast
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from axialseg.config_check import nearest
+from axialseg.launch import MISTAKE
+
+COMMANDS = Path(__file__).parent / "commands"
+
+
+def main() -> None:
+    """Hands the rest of the command line to the command that the first word names.
+
+    Raises:
+        SystemExit: code 2 if there is no such command.
+    """
+    files = command_files()
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print("usage: python -m axialseg <command> ...\n")
+        for name, file in files.items():
+            print(f"  {name:<12}  {_summary(file)}")
+        return
+    _, command, *arguments = sys.argv
+    if command not in files:
+        print(f"error: there is no command {command!r}; {nearest(command, files)}", file=sys.stderr)
+        sys.exit(MISTAKE)
+    sys.argv = [f"axialseg {command}", *arguments]
+    import_module(f"axialseg.commands.{files[command].stem}").main()
+
+
+def command_files() -> dict[str, Path]:
+    """Name of each command -> its file: those in `commands/` that have a `main`."""
+    return {
+        file.stem.replace("_", "-"): file
+        for file in sorted(COMMANDS.glob("*.py"))
+        if any(
+            isinstance(node, ast.FunctionDef) and node.name == "main" for node in _parsed(file).body
+        )
+    }
+
+
+def _summary(file: Path) -> str:
+    """What the first line of the file says after the command itself."""
+    line = (ast.get_docstring(_parsed(file)) or "").partition("\n")[0]
+    return line.partition(": ")[2] or line
+
+
+def _parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
