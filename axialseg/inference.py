@@ -1,4 +1,4 @@
-"""The one door from images to panoptic predictions, for validation, evaluation and everything else."""
+"""The one door from images to panoptic predictions: validation, evaluation and the rest use it."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol

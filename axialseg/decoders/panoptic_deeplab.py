@@ -5,7 +5,7 @@ Source: Cheng et al. 2020, "Panoptic-DeepLab" (arXiv 1911.10194), sec. 3.1; deep
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ class PanopticDeepLabDecoder(nn.Module):
         self.context = context(feature_channels["res5"])
         self.projections = nn.ModuleList()
         self.fusions = nn.ModuleList()
-        width = int(self.context.out_channels)
+        width = cast(int, self.context.out_channels)
         for name, projected in zip(self.low_level, projections, strict=True):
             self.projections.append(ConvNormReLU(feature_channels[name], projected))
             self.fusions.append(SeparableConvNormReLU(width + projected, channels, 5))

@@ -39,9 +39,9 @@ class AxialAttention(nn.Module):
         value_channels: V, channels of the values over all heads, and of the output.
         axis: attended axis.
         heads: h; divides K and V.
-        span: odd number of positions that a query sees, itself in the middle; None for all. Positions
-            beyond the border do not exist: they are left out of the softmax and of the batch
-            norm's statistics.
+        span: odd number of positions that a query sees, itself in the middle; None for all.
+            Positions beyond the border do not exist: they are left out of the softmax and of the
+            batch norm's statistics.
         max_offset: largest offset with a table row of its own.
         content_similarity: use q . k in the logits.
         query_position: use q . rq in the logits.
@@ -73,7 +73,8 @@ class AxialAttention(nn.Module):
             raise ValueError(f"span must be odd, so that the query is in the middle; got {span}")
         if key_channels % heads or value_channels % heads:
             raise ValueError(
-                f"{heads} heads do not divide {key_channels} key and {value_channels} value channels"
+                f"{heads} heads do not divide {key_channels} key channels and {value_channels} "
+                "value channels"
             )
         similarities = content_similarity + query_position + key_position
         if not similarities or not value_content + value_position:
@@ -165,14 +166,13 @@ class AxialAttention(nn.Module):
         if self.content_similarity:
             terms.append(query.transpose(-1, -2) @ key)
         if self.query_table is not None:
-            terms.append(torch.einsum("nhdl,lmd->nhlm", query, self._rows(self.query_table, offsets)))
+            rows = self._rows(self.query_table, offsets)
+            terms.append(torch.einsum("nhdl,lmd->nhlm", query, rows))
         if self.key_table is not None:
             terms.append(torch.einsum("nhdm,lmd->nhlm", key, self._rows(self.key_table, offsets)))
         return self._softmax(terms, None)
 
-    def _attend_locally(
-        self, query: Tensor, key: Tensor, value: Tensor, span: int
-    ) -> list[Tensor]:
+    def _attend_locally(self, query: Tensor, key: Tensor, value: Tensor, span: int) -> list[Tensor]:
         """A query sees `span` positions. Returns the retrieved terms, each ``[N, h, d, L]``."""
         reach = (span - 1) // 2
         weights = self._local_weights(query, key, span)
@@ -197,7 +197,8 @@ class AxialAttention(nn.Module):
         if self.content_similarity:
             terms.append(torch.einsum("nhdl,nhdls->nhls", query, keys))
         if self.query_table is not None:
-            terms.append(torch.einsum("nhdl,sd->nhls", query, self._rows(self.query_table, offsets)))
+            rows = self._rows(self.query_table, offsets)
+            terms.append(torch.einsum("nhdl,sd->nhls", query, rows))
         if self.key_table is not None:
             terms.append(torch.einsum("nhdls,sd->nhls", keys, self._rows(self.key_table, offsets)))
         return self._softmax(terms, inside)
@@ -207,7 +208,7 @@ class AxialAttention(nn.Module):
         return table[offsets.clamp(-self.max_offset, self.max_offset) + self.max_offset]
 
     def _softmax(self, terms: list[Tensor], inside: Tensor | None) -> Tensor:
-        """Normalises and adds the similarity terms, each ``[N, h, L, S]``; weights of that shape."""
+        """Normalises and adds the similarity terms, each ``[N, h, L, S]`` -> weights like them."""
         normalised = self.similarity_norm(torch.cat(terms, dim=1), inside)
         logits = normalised.unflatten(1, (len(terms), self.heads)).sum(1)
         if inside is not None:
@@ -233,11 +234,11 @@ class AttentionFactory(Protocol):
 class AxialAttention2d(nn.Module):
     """Height-axis attention, then width-axis attention, with subsampling after each axis.
 
-    Source: deeplab2 ``AxialAttention2D``. With stride 2 every second row is kept after the height axis
-    and every second column after the width axis (the paper's multiply-adds fit this order).
+    Source: deeplab2 ``AxialAttention2D``. With stride 2 every second row is kept after the height
+    axis and every second column after the width axis (the paper's multiply-adds fit this order).
 
     Args:
-        attention: makes one `AxialAttention` from (in_channels, key_channels, value_channels, axis).
+        attention: makes the layer of one axis.
         in_channels: channels of the input.
         key_channels: K of both axes.
         value_channels: V of both axes, channels of the output.

@@ -1,6 +1,7 @@
 """The residual branch with axial attention in place of the 3x3 convolution.
 
-Source: Wang et al. 2020, "Axial-DeepLab", sec. 3.2 and fig. 2; deeplab2 ``model/layers/axial_blocks.py``.
+Source: Wang et al. 2020, "Axial-DeepLab", sec. 3.2 and fig. 2; deeplab2
+``model/layers/axial_blocks.py``.
 """
 
 import torch.nn.functional as F

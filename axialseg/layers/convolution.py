@@ -1,7 +1,7 @@
 """Convolution followed by batch norm.
 
-Source: deeplab2 ``model/layers/convolutions.py``. ``Conv2DSame`` pads by (k - 1) / 2 on each side for
-any stride, which is what symmetric padding here does (TensorFlow's own SAME would not at even sizes).
+Source: deeplab2 ``model/layers/convolutions.py``. ``Conv2DSame`` pads by (k - 1) / 2 on each side
+for any stride, as symmetric padding here does (TensorFlow's own SAME would not at even sizes).
 """
 
 import torch.nn.functional as F
@@ -74,7 +74,7 @@ class SeparableConvNormReLU(nn.Module):
             groups=in_channels,
             bias=False,
         )
-        # Keras' default for depth-wise kernels [k, k, C, 1]: Glorot uniform with fans k*k*C and k*k.
+        # Keras' default for depth-wise kernels [k, k, C, 1]: Glorot uniform, fans k*k*C and k*k.
         area = kernel_size * kernel_size
         limit = (6.0 / (area * in_channels + area)) ** 0.5
         nn.init.uniform_(self.depthwise.weight, -limit, limit)

@@ -17,7 +17,7 @@ class ResidualBlock(nn.Module):
     Args:
         branch: maps ``[B, C_in, H, W]`` (activated) to ``[B, C_out, H/stride, W/stride]``.
         in_channels: channels of the input.
-        out_channels: channels of the output; a 1x1 projection makes the shortcut fit if they differ.
+        out_channels: channels of the output; if they differ, a 1x1 projection fits the shortcut.
         stride: stride of the branch.
         keep_probability: of the branch in training, see `DropPath`.
     """

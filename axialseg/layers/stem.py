@@ -1,7 +1,7 @@
 """Stems: from the image to features at stride 2.
 
-Source: deeplab2 ``model/layers/stems.py`` and ``model/encoder/axial_resnet.py``. Each ends in a batch
-norm without activation, because residual blocks activate their input themselves.
+Source: deeplab2 ``model/layers/stems.py`` and ``model/encoder/axial_resnet.py``. Each ends in a
+batch norm without activation, because residual blocks activate their input themselves.
 """
 
 from collections.abc import Sequence

@@ -52,9 +52,7 @@ class PanopticDeepLabLoss(nn.Module):
         self.center_weight = center_weight
         self.offset_weight = offset_weight
 
-    def forward(
-        self, outputs: PanopticHeads, targets: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
+    def forward(self, outputs: PanopticHeads, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Batch means of the terms, each a float32 scalar that already has its factor.
 
         Args:

@@ -1,11 +1,12 @@
 """Panoptic-DeepLab on any backbone; with an axial backbone it is Axial-DeepLab.
 
-Source: Cheng et al. 2020, "Panoptic-DeepLab"; Wang et al. 2020, "Axial-DeepLab", sec. 4.1; deeplab2
-``model/deeplab.py``. ``axial_deeplab_*`` and ``axial_swidernet_*`` are configurations of this model.
+Source: Cheng et al. 2020, "Panoptic-DeepLab"; Wang et al. 2020, "Axial-DeepLab", sec. 4.1;
+deeplab2 ``model/deeplab.py``. ``axial_deeplab_*`` and ``axial_swidernet_*`` are configurations of
+this model.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 from torch import Tensor, nn
 
@@ -66,8 +67,9 @@ class PanopticDeepLab(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.semantic_decoder = semantic_decoder(backbone.channels)
-        self.instance_decoder = instance_decoder(backbone.channels)
+        feature_channels = cast(Mapping[str, int], backbone.channels)
+        self.semantic_decoder = semantic_decoder(feature_channels)
+        self.instance_decoder = instance_decoder(feature_channels)
         semantic, instance = self.semantic_decoder.out_channels, self.instance_decoder.out_channels
         self.semantic_head = PredictionHead(semantic, semantic_head_channels, semantic_channels)
         self.center_head = PredictionHead(instance, instance_head_channels, 1)

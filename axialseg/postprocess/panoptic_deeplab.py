@@ -1,8 +1,8 @@
 """From Panoptic-DeepLab's heads to a panoptic map: grouping and merging.
 
 Source: Cheng et al. 2020, "Panoptic-DeepLab", sec. 3.1; deeplab2
-``model/post_processor/panoptic_deeplab.py`` and the merge of ``kernels/merge_semantic_and_instance_maps``.
-Memory is O(HW) in the number of centres, and the same code runs on a CPU and on a GPU.
+``model/post_processor/panoptic_deeplab.py``, with ``merge_semantic_and_instance_maps``. Memory is
+O(HW) in the number of centres, and the same code runs on a CPU and on a GPU.
 """
 
 from typing import NamedTuple, Protocol
@@ -24,7 +24,7 @@ class PanopticResult(NamedTuple):
     Attributes:
         panoptic: int32 ``[H, W]``, class * divisor + instance.
         semantic: int32 ``[H, W]``, class ids.
-        instance: int32 ``[H, W]``, number of the centre that a thing pixel belongs to, from 1; else 0.
+        instance: int32 ``[H, W]``, number of a thing pixel's centre, from 1; elsewhere 0.
         instance_score: float32 ``[H, W]``, heat-map value at that centre; else 0.
     """
 
@@ -118,8 +118,9 @@ def find_centers(
 ) -> Tensor:
     """Local maxima of a heat-map ``[H, W]``, int64 ``[K, 2]`` (y, x) in row-major order.
 
-    Equal neighbours all survive. If there are more than `keep_centers` candidates, those whose score is
-    strictly above the `keep_centers`-th best remain, which can be fewer (as in the original).
+    Equal neighbours all survive. If there are more than `keep_centers` candidates, those whose
+    score is strictly above the `keep_centers`-th best remain, which can be fewer (as in the
+    original).
     """
     scores = torch.where(heatmap > threshold, heatmap, 0.0)
     before = (nms_kernel - 1) // 2
@@ -182,8 +183,8 @@ def merge(
         divisor: of the values.
 
     Returns:
-        int32 ``[H, W]``, class * divisor + instance; instances of a class are numbered from 1 in the
-        order of their first pixel.
+        int32 ``[H, W]``, class * divisor + instance; instances of a class are numbered from 1 in
+        the order of their first pixel.
     """
     classes = int(semantic.max()) + 1
     void = torch.full_like(semantic, ignore_class * divisor)

@@ -1,7 +1,7 @@
 """From the padded input back to the original image.
 
-Source: deeplab2 ``model/utils.py`` (``undo_preprocessing``): crop to the resized image, then resize with
-aligned corners; labels by nearest neighbour.
+Source: deeplab2 ``model/utils.py`` (``undo_preprocessing``): crop to the resized image, then resize
+with aligned corners; labels by nearest neighbour.
 """
 
 from torch import Tensor

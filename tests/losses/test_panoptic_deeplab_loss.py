@@ -59,7 +59,7 @@ def test_terms_and_gradients(case: str, share: float) -> None:
     terms = loss.per_sample(outputs, truth)
     for ours, theirs in TERMS.items():
         assert_close(terms[ours].detach().numpy(), data[f"{case}|loss|{theirs}"], ours, 1e-5)
-    torch.stack([t for t in loss(outputs, truth).values()]).sum().backward()
+    torch.stack(list(loss(outputs, truth).values())).sum().backward()
     gradients = {
         "semantic_logits": outputs.semantic.grad,
         "center_heatmap": outputs.center.grad,
@@ -75,9 +75,7 @@ def test_terms_and_gradients(case: str, share: float) -> None:
 def test_loss_is_float32_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         terms = PanopticDeepLabLoss(ignore_class=255)(predictions(), targets("panoptic_cityscapes"))
-    expected = PanopticDeepLabLoss(ignore_class=255)(
-        predictions(), targets("panoptic_cityscapes")
-    )
+    expected = PanopticDeepLabLoss(ignore_class=255)(predictions(), targets("panoptic_cityscapes"))
     for name, term in terms.items():
         assert term.dtype == torch.float32
         torch.testing.assert_close(term, expected[name])
