@@ -1,0 +1,124 @@
+"""`python -m axialseg complexity`: parameters and multiply-adds of a model, part by part."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from axialseg.command_line import compose_config, run_tool
+from axialseg.config_check import nearest
+from axialseg.errors import UserError
+
+if TYPE_CHECKING:
+    from axialseg.complexity import PartCost
+
+USAGE = (
+    "python -m axialseg complexity model=<name> [size=[height,width]] [data=<name>] "
+    "[format=table|json] [key=value ...]"
+)
+FORMATS = ("table", "json")
+
+
+def main() -> None:
+    """The command."""
+    run_tool(complexity)
+
+
+def complexity(arguments: list[str]) -> None:
+    """Prints the costs of one model.
+
+    Args:
+        arguments: overrides of `conf/complexity.yaml`.
+
+    Raises:
+        UserError: a wrong setting.
+    """
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(f"usage: {USAGE}")
+        return
+    cfg = compose_config("complexity", arguments)
+    if cfg.format not in FORMATS:
+        raise UserError(
+            f"format={cfg.format} does not exist; {nearest(cfg.format, FORMATS, 'format=')}"
+        )
+    height, width = _size(cfg.size)
+
+    # Only now: torch takes seconds, and a wrong command line shall not wait for it.
+    from axialseg.build import build_net_on_meta
+    from axialseg.complexity import part_costs
+
+    channels = semantic_channels(cfg.data)
+    net = build_net_on_meta(cfg.model, channels).eval()
+    parts = part_costs(net, (height, width))
+    if cfg.format == "json":
+        facts = {"model": cfg.model.name, "size": [height, width], "semantic_channels": channels}
+        print(json.dumps(facts | as_json(parts), indent=1))
+    else:
+        print(f"{cfg.model.name}, {height}x{width}, {channels} semantic channels\n")
+        print(as_table(parts))
+
+
+def _size(value: Any) -> tuple[int, int]:
+    """The value of `size` as (height, width)."""
+    numbers = [n for n in value if isinstance(n, int) and n > 0] if OmegaConf.is_list(value) else []
+    if len(numbers) != 2 or len(numbers) != len(value):
+        raise UserError(f"size={value} is no [height,width] in pixels, as size=[1025,2049]")
+    return numbers[0], numbers[1]
+
+
+def semantic_channels(data: DictConfig | None) -> int:
+    """Channels of the semantic head for a data set's classes; without one, for Cityscapes'.
+
+    Args:
+        data: config of the data set; it is opened only if the config does not list its classes.
+    """
+    from axialseg.build import build
+    from axialseg.panoptic.categories import Categories
+    from axialseg.panoptic.cityscapes_classes import CITYSCAPES
+
+    categories: Categories = CITYSCAPES
+    if data is not None and data.val_dataset.get("categories") is not None:
+        categories = build(data.val_dataset.categories)
+    elif data is not None:
+        categories = build(data.val_dataset, root=data.root).categories
+    return categories.semantic_channels
+
+
+def as_json(parts: list["PartCost"]) -> dict[str, Any]:
+    """Totals, of which `not_run` is what the outputs do not need, and the parts."""
+    from axialseg.complexity import total_cost
+
+    counts = ("parameters", "non_trainable_parameters", "multiply_adds")
+    total = total_cost(parts)
+    idle = total_cost([part for part in parts if not part.is_run])
+    return {
+        **{key: getattr(total, key) for key in counts},
+        "not_run": {key: getattr(idle, key) for key in counts},
+        "parts": [part._asdict() for part in parts],
+    }
+
+
+def as_table(parts: list["PartCost"]) -> str:
+    """One row each, and the totals."""
+    from axialseg.complexity import total_cost
+
+    rows = [("part", "parameters", "running statistics", "multiply-adds")]
+    rows += [_row(part, "" if part.is_run else " (not run)") for part in parts]
+    rows.append(_row(total_cost(parts), ""))
+    running = [part for part in parts if part.is_run]
+    if len(running) < len(parts):
+        rows.append(_row(total_cost(running), " of what is run"))
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(pairs))
+        for pairs in (list(zip(row, widths, strict=True)) for row in rows)
+    )
+
+
+def _row(part: "PartCost", remark: str) -> tuple[str, str, str, str]:
+    return (
+        part.name + remark,
+        f"{part.parameters:,}",
+        f"{part.non_trainable_parameters:,}",
+        f"{part.multiply_adds / 1e9:,.2f} G",
+    )

@@ -1,0 +1,139 @@
+"""What a network costs: its parameters, and its multiply-adds for an image size.
+
+Nothing is computed: the network may lie on the meta device. A multiply-add is a multiplication with
+its addition, in a convolution or in an attention product; norms, activations and resizing are not
+counted. Attention counts as its textbook form whatever computes it: K products for each similarity
+term and V for each retrieved term, for each pair of a query and a key position; a span of m makes m
+pairs of a query position, those beyond the border included (Wang et al. 2020, "Axial-DeepLab",
+counts so). A dilated convolution counts as TensorFlow computes it, on a feature padded to a
+multiple of the dilation, so that the numbers are the authors'; with ASPP's large rates this adds up
+to 17 % to a ResNet-50.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from axialseg.backbones.residual_network import ResidualNetwork
+from axialseg.layers.axial_attention import AxialAttention
+
+
+class PartCost(NamedTuple):
+    """One part of a network, or a whole one.
+
+    Attributes:
+        name: of the module; ``total`` for the whole.
+        parameters: what can be trained, frozen or not.
+        non_trainable_parameters: running statistics of the batch norms.
+        multiply_adds: for one image.
+        is_run: False for what the network holds but its outputs do not need.
+    """
+
+    name: str
+    parameters: int
+    non_trainable_parameters: int
+    multiply_adds: int
+    is_run: bool
+
+
+def part_costs(net: nn.Module, size: tuple[int, int]) -> list[PartCost]:
+    """Counts each part of a network.
+
+    Args:
+        net: network with a backbone as its child `backbone`, on any device.
+        size: (height, width) of the image.
+
+    Returns:
+        The stem, each stage and the stacked decoder of the backbone, the decoders and the heads.
+    """
+    device = next(net.parameters()).device
+    image = torch.zeros(1, 3, *size, device=device)
+    with _counting(net) as run:
+        net(image)
+    with _counting(net) as beyond:
+        if isinstance(net.backbone, ResidualNetwork):
+            net.backbone.decoded(net.backbone.raw_stages(image))
+    costs = []
+    for name, module in _parts(net):
+        is_run = any(_is_inside(leaf, name) for leaf in run)
+        costs.append(
+            PartCost(
+                name,
+                sum(p.numel() for p in module.parameters()),
+                sum(b.numel() for b in module.buffers()),
+                sum(n for leaf, n in (run if is_run else beyond).items() if _is_inside(leaf, name)),
+                is_run,
+            )
+        )
+    return costs
+
+
+def total_cost(parts: list[PartCost]) -> PartCost:
+    """The sum, parts that are not run included: the authors' counts hold them too."""
+    return PartCost(
+        "total",
+        sum(part.parameters for part in parts),
+        sum(part.non_trainable_parameters for part in parts),
+        sum(part.multiply_adds for part in parts),
+        all(part.is_run for part in parts),
+    )
+
+
+def _parts(net: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The modules that make up the table."""
+    for name, child in net.named_children():
+        if isinstance(child, ResidualNetwork | nn.ModuleDict):
+            yield from _parts(child, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", child
+
+
+def _is_inside(name: str, part: str) -> bool:
+    return name == part or name.startswith(f"{part}.")
+
+
+@contextmanager
+def _counting(net: nn.Module) -> Iterator[Mapping[str, int]]:
+    """Within the block, the mapping collects multiply-adds by the name of the layer that runs."""
+    counts: Counter[str] = Counter()
+    handles = []
+    for name, module in net.named_modules():
+        if isinstance(module, nn.Conv2d | AxialAttention):
+
+            def count(
+                layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name
+            ) -> None:
+                counts[name] += _multiply_adds(layer, inputs[0], output)
+
+            handles.append(module.register_forward_hook(count))
+    try:
+        with torch.no_grad():
+            yield counts
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _multiply_adds(layer: nn.Module, x: Tensor, y: Tensor) -> int:
+    """Of one layer, without the layers inside it.
+
+    Args:
+        layer: a convolution or an axial attention.
+        x: its input ``[B, C_in, H, W]``.
+        y: its output ``[B, C_out, H', W']``.
+    """
+    if isinstance(layer, nn.Conv2d):
+        # Padded to a multiple of the dilation, it is a plain convolution of interleaved images.
+        height, width = (-(-n // d) * d for n, d in zip(y.shape[-2:], layer.dilation, strict=True))
+        return y.shape[0] * height * width * layer.weight.numel()
+    assert isinstance(layer, AxialAttention)
+    length = x.shape[-2] if layer.axis == "height" else x.shape[-1]
+    positions = x.shape[0] * x.shape[-2] * x.shape[-1]
+    pairs = positions * min(layer.span or length, length)
+    similarities = layer.similarity_norm.weight.numel() // layer.heads
+    # The retrieval's norm has a channel for each value channel of each retrieved term.
+    return pairs * (similarities * layer.key_channels + layer.retrieval_norm.weight.numel())

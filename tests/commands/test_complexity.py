@@ -1,0 +1,121 @@
+"""Parameters and multiply-adds: the authors' own counts, and a count of what really runs."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+import torch
+from published_models import PUBLISHED, build_on_meta, manifest, model_config, published_on_meta
+from torch.utils.flop_counter import FlopCounterMode
+
+from axialseg.commands import complexity
+from axialseg.complexity import part_costs, total_cost
+
+Command = Callable[[Callable[[], None], list[str]], None]
+Refusal = Callable[[Callable[[], None], list[str]], str]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_counts_are_the_authors(name: str) -> None:
+    facts = manifest(name)
+    net = published_on_meta(name)
+    for size, counts in facts["multiply_adds"].items():
+        height, width = map(int, size.split("x"))
+        total = total_cost(part_costs(net, (height, width)))
+        assert total.multiply_adds == counts["total"]  # 1 % is asked for, but they are the same
+        assert total.parameters == facts["trainable_parameters"]
+        assert total.non_trainable_parameters == facts["non_trainable_parameters"]
+
+
+@pytest.mark.parametrize("model", ["axial_swidernet_tiny", "axial_deeplab_tiny"])
+def test_nothing_that_multiplies_is_left_out(model: str) -> None:
+    net = build_on_meta(model_config((f"model={model}",)), 19)
+    counted = total_cost(part_costs(net, (66, 97))).multiply_adds
+    with FlopCounterMode(display=False) as flops, torch.no_grad():
+        net(torch.zeros(1, 3, 66, 97, device="meta"))
+    # The library knows no interpolation; it counts a multiplication and an addition as two.
+    assert counted == flops.get_total_flops() // 2
+
+
+def test_local_attention_counts_the_pairs_of_the_span() -> None:
+    config = model_config(("model=axial_deeplab_s",))
+    net = build_on_meta(config, 19)
+    size = (513, 257)
+    layer = net.backbone.stages["stage2"][0].branch.attention.height_axis
+    config.backbone.attention.span = 33
+    narrow = build_on_meta(config, 19)
+    costs = {part.name: part.multiply_adds for part in part_costs(net, size)}
+    narrower = {part.name: part.multiply_adds for part in part_costs(narrow, size)}
+    # Three blocks at 129 x 65; a pair costs 3 K + 2 V in each axis.
+    pair = 3 * layer.key_channels + 2 * layer.value_channels
+    saved = costs["backbone.stages.stage2"] - narrower["backbone.stages.stage2"]
+    assert saved == 3 * 2 * 129 * 65 * (65 - 33) * pair
+
+
+def test_counting_leaves_no_hook() -> None:
+    net = published_on_meta("max_deeplab_s_backbone_os16_cityscapes")
+    part_costs(net, (33, 33))
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_json(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["model=panoptic_deeplab_resnet50", "model.backbone.output_stride=16", "data=coco"]
+    command(complexity.main, [*arguments, "size=[641,641]", "format=json"])
+    printed = json.loads(capsys.readouterr().out)
+    facts = manifest("resnet50_os16_coco")
+    assert printed["model"] == "panoptic_deeplab_resnet50"
+    assert printed["size"] == [641, 641]
+    assert printed["semantic_channels"] == 134
+    assert printed["parameters"] == facts["trainable_parameters"]
+    assert printed["non_trainable_parameters"] == facts["non_trainable_parameters"]
+    assert printed["multiply_adds"] == facts["multiply_adds"]["641x641"]["total"]
+    assert printed["not_run"]["parameters"] == 0
+    for key in ("parameters", "non_trainable_parameters", "multiply_adds"):
+        assert sum(part[key] for part in printed["parts"]) == printed[key]
+
+
+def test_table_tells_what_is_not_run(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    command(complexity.main, ["model=max_deeplab_l_backbone", "size=[1025,2049]"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "max_deeplab_l_backbone, 1025x2049, 19 semantic channels"
+    rows = {line.split("  ")[0]: line.split()[-4:] for line in lines[2:]}
+    assert list(rows) == [
+        "part",
+        "backbone.stem",
+        *(f"backbone.stages.stage{k}" for k in range(1, 6)),
+        "backbone.stacked_decoder (not run)",
+        "semantic_decoder",
+        "instance_decoder",
+        "semantic_head",
+        "center_head",
+        "offset_head",
+        "total",
+        "total of what is run",
+    ]
+    assert rows["total"] == ["176,560,454", "252,800", "3,435.29", "G"]
+    # Without the stacked decoder it is an Axial-SWideRNet-(1, 1, 1).
+    assert rows["total of what is run"] == ["137,844,454", "199,968", "2,717.94", "G"]
+    assert len({len(line) for line in lines[2:]}) == 1
+
+
+def test_usage(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    command(complexity.main, ["--help"])
+    assert capsys.readouterr().out.startswith("usage: python -m axialseg complexity model=<name>")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["size=[65,65]"], "model"),
+        (["model=axial_deeplap_s"], "did you mean model=axial_deeplab_s?"),
+        (["model=axial_deeplab_s", "size=65"], "size=65 is no [height,width] in pixels"),
+        (["model=axial_deeplab_s", "size=[65]"], "size=[65] is no [height,width] in pixels"),
+        (["model=axial_deeplab_s", "size=[65,big]"], "is no [height,width] in pixels"),
+        (["model=axial_deeplab_s", "size=[0,65]"], "is no [height,width] in pixels"),
+        (["model=axial_deeplab_s", "format=jsn"], "did you mean format=json?"),
+        (["model=axial_deeplab_s", "sizes=[65,65]"], "did you mean size?"),
+        (["model=axial_deeplab_s", "model.backbone.max_pol=true"], "max_pool"),
+    ],
+)
+def test_mistakes(refusal: Refusal, arguments: list[str], sentence: str) -> None:
+    assert sentence in refusal(complexity.main, arguments)
