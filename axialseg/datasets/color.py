@@ -10,6 +10,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from axialseg.datasets.transforms import DrawnColor
+
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network for its version
 
 import albumentations
@@ -45,7 +47,15 @@ class ColorJitter:
             ]
         )
 
-    def __call__(self, image: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
-        """Changed copy of an image, uint8 ``[H, W, 3]`` RGB; what is drawn follows from `rng`."""
-        self._jitter.set_random_seed(int(rng.integers(2**31)))
-        return self._jitter(image=image)["image"]
+        # Contrast is about the mean of the whole image.
+        self._margin = None if contrast > 0 else 0
+
+    def __call__(self, rng: Generator) -> DrawnColor:
+        """Draws a seed for the strengths and their order."""
+        seed = int(rng.integers(2**31))
+
+        def change(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            self._jitter.set_random_seed(seed)
+            return self._jitter(image=image)["image"]
+
+        return DrawnColor(change, self._margin)

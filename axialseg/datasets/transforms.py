@@ -4,6 +4,8 @@ Source: deeplab2 data/preprocessing (`input_preprocessing.py`, `preprocess_utils
 the random window is chosen first and only it is sampled, once, straight from the original image
 (deeplab2 resizes to range, then scales, then crops); images stay uint8, at most half a grey level
 off; padding is 127 with a mask of valid pixels, for the model sets padding to exactly 0 anyway.
+Colours are changed as if on the whole scaled image: where a change needs more than the window, as
+much more is sampled, up to the whole.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +21,20 @@ from axialseg.panoptic.panoptic_map import PanopticSegments
 
 PAD_VALUE = 127
 
-ColorTransform = Callable[[NDArray[np.uint8], Generator], NDArray[np.uint8]]
+
+class DrawnColor(NamedTuple):
+    """A change of colours, its random choices made.
+
+    Attributes:
+        change: uint8 ``[h, w, 3]`` RGB -> the same; leaves its argument alone.
+        margin: pixels around a window that the result there depends on; None: the whole image.
+    """
+
+    change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+    margin: int | None
+
+
+ColorTransform = Callable[[Generator], DrawnColor]
 
 
 class PreparedImage(NamedTuple):
@@ -99,7 +114,7 @@ class TrainTransform:
             resize_range: (shorter, longer) side before the random scale, see `range_size`; None
                 starts from the original size.
             flip_probability: rate of left-right flips.
-            color: changes the colours of the window, uint8 ``[h, w, 3]``, before it is padded.
+            color: draws a change of colours for the scaled image; None changes none.
         """
         self.height, self.width = crop_size
         self.scales = scale_candidates(min_scale, max_scale, scale_step)
@@ -118,15 +133,24 @@ class TrainTransform:
         height, width = max(height, 1), max(width, 1)
         top, row_start, window_height = _random_window(height, self.height, rng)
         left, column_start, window_width = _random_window(width, self.width, rng)
-        rows = source_positions(source_height, height, row_start, window_height)
-        columns = source_positions(source_width, width, column_start, window_width)
-        if rng.random() < self.flip_probability:
-            columns = columns[::-1]
+        is_flipped = rng.random() < self.flip_probability
+        color = None if self.color is None else self.color(rng)
+
+        margin = 0 if color is None else color.margin
+        first_row, taken_rows = _widen(row_start, window_height, height, margin)
+        first_column, taken_columns = _widen(column_start, window_width, width, margin)
+        rows = source_positions(source_height, height, first_row, taken_rows)
+        columns = source_positions(source_width, width, first_column, taken_columns)
+        window = resample_image(sample.image, rows, columns)
+        if color is not None:
+            window = color.change(window)
+        row_part = slice(row_start - first_row, row_start - first_row + window_height)
+        column_part = slice(column_start - first_column, column_start - first_column + window_width)
+        window, rows, columns = window[row_part, column_part], rows[row_part], columns[column_part]
+        if is_flipped:
+            window, columns = window[:, ::-1], columns[::-1]
             left = self.width - left - window_width
 
-        window = resample_image(sample.image, rows, columns)
-        if self.color is not None:
-            window = self.color(window, rng)
         image, valid = _pad(window, top, left, self.height, self.width)
         id_map = np.zeros((self.height, self.width), np.int32)
         id_map[top : top + window_height, left : left + window_width] = resample_ids(
@@ -179,6 +203,14 @@ def _random_window(length: int, crop: int, rng: Generator) -> tuple[int, int, in
     offset = int(rng.integers(max(crop - length, 1)))
     start = int(rng.integers(max(length - crop, 0) + 1))
     return offset, start, min(length, crop)
+
+
+def _widen(start: int, length: int, size: int, margin: int | None) -> tuple[int, int]:
+    """(first pixel, pixels) of a window with a margin, inside the axis; None is all of it."""
+    if margin is None:
+        return 0, size
+    first, last = max(start - margin, 0), min(start + length + margin, size)
+    return first, last - first
 
 
 def _pad(

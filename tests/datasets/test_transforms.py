@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+from axialseg.datasets.color_policy import ColorPolicy
 from axialseg.datasets.resampling import resample_ids, resample_image, source_positions
 from axialseg.datasets.sample import PanopticSample
 from axialseg.datasets.transforms import (
+    DrawnColor,
     EvalTransform,
     TrainTransform,
     range_size,
@@ -194,3 +197,60 @@ def test_all_chance_comes_from_the_generator() -> None:
     np.testing.assert_array_equal(first.image, again.image)
     assert not np.array_equal(first.image, other.image)
     assert np.array_equal(sample.image, sample_of(70, 90).image)  # the source is left alone
+
+
+class DrawnBy:
+    """A colour transform that always draws the same operations."""
+
+    def __init__(self, *names: str) -> None:
+        self.policy = ColorPolicy(1.0, [[(name, 1.0, 3.0) for name in names]])
+
+    def __call__(self, rng: np.random.Generator) -> DrawnColor:
+        return self.policy(rng)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Brightness", "Color"),
+        ("Sharpness", "Color"),
+        ("Sharpness", "Sharpness"),
+        ("Solarize", "Equalize"),
+        ("Sharpness", "Equalize"),
+        ("Contrast", "AutoContrast"),
+    ],
+)
+def test_colours_change_as_on_the_whole_scaled_image(names: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(7)
+    image = cv2.resize(rng.integers(60, 200, (9, 12, 3), np.uint8), (90, 70))
+    sample = sample_of(70, 90)._replace(image=image)
+    color = DrawnBy(*names)
+    for scale in (0.5, 1.5):
+        size = scaled_size(70, 90, np.float32(scale))
+        scaled = resample_image(image, *whole(image.shape, size))
+        expected = color(rng).change(scaled)
+        plain = TrainTransform((65, 65), scale, scale)
+        changed = TrainTransform((65, 65), scale, scale, color=color)
+        for seed in range(6):
+            a = plain(sample, np.random.default_rng(seed))
+            b = changed(sample, np.random.default_rng(seed))
+            np.testing.assert_array_equal(a.valid, b.valid)
+            np.testing.assert_array_equal(a.segments.id_map, b.segments.id_map)
+            places = np.argwhere(a.valid)
+            (top, left), (bottom, right) = places.min(0), places.max(0) + 1
+            before, after = (crop.image[top:bottom, left:right] for crop in (a, b))
+            found = [
+                (y, x, flip)
+                for y in range(size[0] - before.shape[0] + 1)
+                for x in range(size[1] - before.shape[1] + 1)
+                for flip in (1, -1)
+                if np.array_equal(window(scaled, y, x, flip, before.shape), before)
+            ]
+            assert found
+            assert any(np.array_equal(window(expected, *f, before.shape), after) for f in found)
+            assert not np.array_equal(before, after)
+            assert (b.image[~b.valid] == 127).all()
+
+
+def window(image: np.ndarray, y: int, x: int, flip: int, shape: tuple[int, ...]) -> np.ndarray:
+    return image[y : y + shape[0], x : x + shape[1]][:, ::flip]
