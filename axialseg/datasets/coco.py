@@ -15,7 +15,7 @@ from pathlib import Path
 from axialseg.datasets.image_file import read_rgb
 from axialseg.datasets.sample import PanopticSample
 from axialseg.errors import UserError
-from axialseg.formats.coco_panoptic import (
+from axialseg.formats.coco_annotations import (
     CocoPanopticAnnotations,
     read_annotations,
     read_segments,

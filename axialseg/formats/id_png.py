@@ -38,6 +38,18 @@ def read_id_png(path: Path) -> NDArray[np.int32]:
         ) from error
 
 
+def check_size(
+    path: Path, ids: NDArray[np.int32], image_file: str, image_size: tuple[int, int]
+) -> None:
+    """Raises a UserError if an id map ``[H, W]`` has not the (height, width) of its image."""
+    if ids.shape != tuple(image_size):
+        raise UserError(
+            f"{path} is {ids.shape[1]} x {ids.shape[0]} pixels but its image {image_file} is "
+            f"{image_size[1]} x {image_size[0]}; both must come from the same version of the data "
+            "set."
+        )
+
+
 def ids_from_rgb(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
     """Ids ``[H, W]`` of RGB (or RGBA) pixels ``[H, W, 3]``."""
     wide = rgb.astype(np.int32)

@@ -1,0 +1,250 @@
+"""Reading COCO's panoptic format: one JSON table of segments, and one PNG of ids for each image.
+
+Source: the format page of cocodataset.org ("Panoptic Segmentation") and cocodataset/panopticapi.
+The PNGs are those of `id_png.py`. Ids mean something within their image only; the order of an
+image's segments is kept, because the official score depends on it.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from axialseg.errors import UserError
+from axialseg.formats.id_png import ID_LIMIT, check_size, read_id_png
+from axialseg.formats.json_file import read_json
+from axialseg.panoptic.categories import Categories, contiguous_categories
+from axialseg.panoptic.panoptic_map import PanopticSegments, runs
+
+
+class CocoPanopticAnnotations(NamedTuple):
+    """A panoptic JSON file as flat arrays: N annotated images, T segments of all images together.
+
+    COCO's training split has 800,000 segments; arrays hold them in 11 MB and are shared, not
+    copied, with loader processes.
+
+    Attributes:
+        path: the JSON file, for messages.
+        categories: the classes, see `read_annotations`.
+        image_ids: int64 or str ``[N]``, in the order of the file's annotations.
+        image_files: str ``[N]``, name of the image.
+        png_files: str ``[N]``, name of the id PNG.
+        offsets: int64 ``[N + 1]``; image i has the segments ``offsets[i]`` to ``offsets[i + 1]``.
+        segment_ids: int32 ``[T]``, ids as in the PNG.
+        class_ids: int64 ``[T]``, contiguous class ids; the ignore class where a segment is void.
+        is_crowd: bool ``[T]``.
+    """
+
+    path: Path
+    categories: Categories
+    image_ids: NDArray[Any]
+    image_files: NDArray[np.str_]
+    png_files: NDArray[np.str_]
+    offsets: NDArray[np.int64]
+    segment_ids: NDArray[np.int32]
+    class_ids: NDArray[np.int64]
+    is_crowd: NDArray[np.bool_]
+
+
+def read_annotations(
+    path: str | Path, categories: Categories | None = None
+) -> CocoPanopticAnnotations:
+    """Reads a panoptic JSON file. Images that have no annotation are left out.
+
+    Args:
+        path: the JSON file.
+        categories: the data set's classes; None takes those that the file lists, see
+            `contiguous_categories`.
+
+    Raises:
+        UserError: the file is missing, no JSON, no panoptic JSON, or names an unknown class.
+    """
+    path = Path(path)
+    return parse_annotations(path, read_json(path), categories)
+
+
+def parse_annotations(
+    path: Path,
+    content: Any,
+    categories: Categories | None = None,
+    void_categories: Collection[int] = (),
+) -> CocoPanopticAnnotations:
+    """Turns the content of a panoptic JSON file into arrays.
+
+    Args:
+        path: the JSON file, for messages.
+        content: what it holds.
+        categories: the data set's classes; None takes those that the file lists.
+        void_categories: official ids of categories whose segments count as void.
+
+    Raises:
+        UserError: it is no panoptic JSON, or names an unknown class.
+    """
+    try:
+        if categories is None:
+            categories = _categories(content["categories"])
+        names = {row["id"]: row["file_name"] for row in content["images"]}
+        rows = content["annotations"]
+        segments = [segment for row in rows for segment in row["segments_info"]]
+        official = np.array([segment["category_id"] for segment in segments], np.int64)
+        class_ids = _class_ids(official, categories)
+        class_ids[np.isin(official, list(void_categories))] = categories.ignore_class
+        annotations = CocoPanopticAnnotations(
+            path,
+            categories,
+            np.array([row["image_id"] for row in rows]),
+            np.array([names.get(row["image_id"], "") for row in rows], np.str_),
+            np.array([row["file_name"] for row in rows], np.str_),
+            np.cumsum([0, *(len(row["segments_info"]) for row in rows)], dtype=np.int64),
+            np.array([segment["id"] for segment in segments], np.int32),
+            class_ids,
+            np.array([segment.get("iscrowd", 0) for segment in segments], np.bool_),
+        )
+    except KeyError as error:
+        raise _not_panoptic(path, f"{error} is missing") from error
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise _not_panoptic(path, str(error)) from error
+    _check_images(annotations)
+    _check_segments(annotations, official)
+    return annotations
+
+
+def read_image_list(path: str | Path) -> tuple[NDArray[Any], NDArray[np.str_]]:
+    """Reads which images a JSON file lists, such as those of the test sets (`image_info_*.json`).
+
+    Returns:
+        Ids, int64 or str ``[N]``, and file names ``[N]``, in the file's order.
+
+    Raises:
+        UserError: the file is missing, no JSON, or lists no images.
+    """
+    path = Path(path)
+    try:
+        rows = read_json(path)["images"]
+        ids, files = [row["id"] for row in rows], [row["file_name"] for row in rows]
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} lists no images ({error}); give an image_info_*.json or a panoptic_*.json."
+        ) from error
+    if not ids:
+        raise UserError(f"{path} lists no images; give the complete file.")
+    return np.array(ids), np.array(files, np.str_)
+
+
+def read_segments(
+    annotations: CocoPanopticAnnotations,
+    position: int,
+    panoptic_folder: str | Path,
+    image_size: tuple[int, int],
+) -> PanopticSegments:
+    """Reads the segments of one image, in the order of the file.
+
+    A segment that the JSON lists but the PNG lacks keeps its row, with area 0.
+
+    Args:
+        annotations: what `read_annotations` gave.
+        position: 0..N - 1.
+        panoptic_folder: folder of the id PNGs.
+        image_size: height and width of the image.
+
+    Raises:
+        UserError: the PNG is missing or damaged, differs in size from its image, or holds an id
+            that the JSON does not list.
+    """
+    path = Path(panoptic_folder) / str(annotations.png_files[position])
+    ids = read_id_png(path)
+    check_size(path, ids, str(annotations.image_files[position]), image_size)
+    rows = slice(annotations.offsets[position], annotations.offsets[position + 1])
+    segment_ids, class_ids = annotations.segment_ids[rows], annotations.class_ids[rows]
+    is_kept = class_ids != annotations.categories.ignore_class
+    order = np.argsort(segment_ids)
+    ascending = np.concatenate(([0], segment_ids[order]))
+    numbers = np.concatenate(([0], np.where(is_kept, np.cumsum(is_kept), 0)[order])).astype(
+        np.int32
+    )
+    starts, lengths = runs(ids)
+    values = ids.ravel()[starts]
+    places = np.searchsorted(ascending, values).clip(max=len(ascending) - 1)
+    unlisted = starts[ascending[places] != values]
+    if unlisted.size:
+        y, x = divmod(int(unlisted[0]), ids.shape[1])
+        raise UserError(
+            f"{path} has the id {ids[y, x]} at row {y}, column {x}, which {annotations.path} does "
+            "not list for this image; take the JSON and the PNGs from the same release."
+        )
+    id_map = np.repeat(numbers[places], lengths).reshape(ids.shape)
+    return PanopticSegments(id_map, class_ids[is_kept], annotations.is_crowd[rows][is_kept])
+
+
+def _categories(rows: list[dict[str, Any]]) -> Categories:
+    """The classes that a panoptic JSON file lists."""
+    if not rows:
+        raise ValueError("it lists no category")
+    if len({row["id"] for row in rows}) != len(rows):
+        raise ValueError("a category id is listed twice")
+    return contiguous_categories(
+        (row["id"], row["name"], bool(row["isthing"]), tuple(row["color"])) for row in rows
+    )
+
+
+def _not_panoptic(path: Path, reason: str) -> UserError:
+    return UserError(
+        f"{path} is no COCO panoptic annotation file ({reason}); "
+        "give a panoptic_*.json with images, annotations, segments_info and categories."
+    )
+
+
+def _class_ids(official: NDArray[np.int64], categories: Categories) -> NDArray[np.int64]:
+    """Contiguous class ids of official category ids; -1 where a category is unknown."""
+    classes = sorted(categories.classes, key=lambda category: category.official_id)
+    known = np.array([category.official_id for category in classes])
+    places = np.searchsorted(known, official).clip(max=len(known) - 1)
+    class_ids = np.array([category.class_id for category in classes], np.int64)[places]
+    class_ids[known[places] != official] = -1
+    return class_ids
+
+
+def _check_images(annotations: CocoPanopticAnnotations) -> None:
+    """Refuses a file that annotates nothing, or an image that it does not list."""
+    if not len(annotations.image_ids):
+        raise _not_panoptic(annotations.path, "it annotates no image")
+    unlisted = np.flatnonzero(annotations.image_files == "")
+    if unlisted.size:
+        image_id = annotations.image_ids[unlisted[0]]
+        raise _not_panoptic(annotations.path, f"image {image_id} is annotated but not listed")
+
+
+def _check_segments(annotations: CocoPanopticAnnotations, official: NDArray[np.int64]) -> None:
+    """Refuses unknown categories, ids that no PNG can hold, and an id listed twice for an image."""
+    unknown = np.flatnonzero(annotations.class_ids < 0)
+    if unknown.size:
+        raise UserError(
+            f"{_place(annotations, unknown[0])} has the category id {official[unknown[0]]}, which "
+            "is none of the data set's classes; give the data set that this file belongs to."
+        )
+    ids = annotations.segment_ids
+    wrong = np.flatnonzero((ids <= 0) | (ids >= ID_LIMIT))
+    if wrong.size:
+        raise UserError(
+            f"{_place(annotations, wrong[0])} has the id {ids[wrong[0]]}; give it one from 1 to "
+            f"{ID_LIMIT - 1} (0 is void)."
+        )
+    images = np.repeat(np.arange(len(annotations.image_ids)), np.diff(annotations.offsets))
+    keys = images * ID_LIMIT + ids
+    ascending = np.sort(keys)
+    repeated = ascending[1:][ascending[1:] == ascending[:-1]]
+    if repeated.size:
+        first, second = np.flatnonzero(keys == repeated[0])[:2]
+        raise UserError(
+            f"{_place(annotations, second)} has the id {ids[first]} of an earlier segment; "
+            "give each segment of an image an id of its own."
+        )
+
+
+def _place(annotations: CocoPanopticAnnotations, row: int) -> str:
+    """Names segment `row` of the whole file for a message."""
+    image = int(np.searchsorted(annotations.offsets, row, side="right")) - 1
+    number = row - int(annotations.offsets[image]) + 1
+    return f"{annotations.path}: segment {number} of {annotations.png_files[image]}"

@@ -1,0 +1,245 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from axialseg.errors import UserError
+from axialseg.formats.coco_annotations import (
+    parse_annotations,
+    read_annotations,
+    read_image_list,
+    read_segments,
+)
+from axialseg.formats.coco_panoptic import official_categories
+from axialseg.formats.id_png import rgb_from_ids
+from axialseg.metrics.panoptic_quality import PanopticQuality
+from axialseg.panoptic.categories import contiguous_categories
+from axialseg.panoptic.coco_classes import COCO
+
+GOLDENS = Path(__file__).parents[1] / "goldens" / "panopticapi"
+# Official ids out of the order of the class ids' names, with gaps.
+CATEGORIES = contiguous_categories(
+    [
+        (3, "cat", True, (200, 10, 10)),
+        (8, "dog", True, (10, 200, 10)),
+        (92, "grass", False, (10, 10, 10)),
+    ]
+)
+IDS = np.array([[70000, 70000, 5, 5], [0, 70000, 5, 900]], np.int32)
+
+
+def write_folder(root: Path) -> dict[str, Any]:
+    """One image 4 x 2 with three segments in no order of ids, and a fourth without pixels."""
+    (root / "png").mkdir()
+    Image.fromarray(rgb_from_ids(IDS)).save(root / "png" / "a.png")
+    content = {
+        "images": [{"id": 17, "file_name": "a.jpg", "height": 2, "width": 4}],
+        "annotations": [
+            {
+                "image_id": 17,
+                "file_name": "a.png",
+                "segments_info": [
+                    {"id": 900, "category_id": 92, "iscrowd": 0, "area": 1},
+                    {"id": 70000, "category_id": 8, "iscrowd": 1, "area": 99},
+                    {"id": 4, "category_id": 3, "iscrowd": 0, "area": 7},
+                    {"id": 5, "category_id": 8, "iscrowd": 0, "area": 3},
+                ],
+            }
+        ],
+        "categories": official_categories(CATEGORIES),
+    }
+    save(root, content)
+    return content
+
+
+def save(root: Path, content: Any) -> None:
+    (root / "panoptic.json").write_text(json.dumps(content))
+
+
+def test_reads_a_small_file_in_its_order(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    annotations = read_annotations(tmp_path / "panoptic.json")
+    assert annotations.categories == CATEGORIES
+    assert annotations.image_ids.tolist() == [17]
+    assert annotations.image_files.tolist() == ["a.jpg"]
+    assert annotations.offsets.tolist() == [0, 4]
+    segments = read_segments(annotations, 0, tmp_path / "png", (2, 4))
+    assert segments.id_map.tolist() == [[2, 2, 4, 4], [0, 2, 4, 1]]
+    assert segments.id_map.dtype == np.int32
+    assert segments.class_ids.tolist() == [3, 2, 1, 2]
+    assert segments.is_crowd.tolist() == [False, True, False, False]
+    assert segments.areas().tolist() == [1, 3, 0, 3]
+
+
+def test_images_in_annotation_order_and_text_ids(tmp_path: Path) -> None:
+    content = write_folder(tmp_path)
+    content["images"] = [
+        {"id": "no_annotation", "file_name": "c.png"},
+        {"id": "city_2", "file_name": "city/b.png"},
+        {"id": "city_1", "file_name": "city/a.png"},
+    ]
+    empty = {"image_id": "city_2", "file_name": "b_ids.png", "segments_info": []}
+    content["annotations"] = [empty, content["annotations"][0] | {"image_id": "city_1"}]
+    save(tmp_path, content)
+    annotations = read_annotations(tmp_path / "panoptic.json", CATEGORIES)
+    assert annotations.image_ids.tolist() == ["city_2", "city_1"]
+    assert annotations.image_files.tolist() == ["city/b.png", "city/a.png"]
+    assert annotations.png_files.tolist() == ["b_ids.png", "a.png"]
+    assert annotations.offsets.tolist() == [0, 0, 4]
+    Image.fromarray(np.zeros((3, 3, 3), np.uint8)).save(tmp_path / "png" / "b_ids.png")
+    segments = read_segments(annotations, 0, tmp_path / "png", (3, 3))
+    assert not segments.id_map.any()
+    assert len(segments.class_ids) == 0
+
+
+@pytest.mark.parametrize("case", ["gt_void", "many_crowds", "repeated_stuff"])
+def test_official_files_score_as_the_official_scorer_says(tmp_path: Path, case: str) -> None:
+    folder = GOLDENS / case
+    target = read_annotations(folder / "gt.json")
+    # The goldens' prediction files leave out the images, as the official scorer allows.
+    content = json.loads((folder / "pred.json").read_text())
+    content["images"] = json.loads((folder / "gt.json").read_text())["images"]
+    save(tmp_path, content)
+    prediction = read_annotations(tmp_path / "panoptic.json", target.categories)
+    metric = PanopticQuality(target.categories)
+    for i in range(len(target.image_ids)):
+        metric.update(
+            read_segments(prediction, i, folder / "pred", (96, 128)),
+            read_segments(target, i, folder / "gt", (96, 128)),
+        )
+    expected = json.loads((GOLDENS / "expected.json").read_text())[case]["All"]
+    assert metric.compute().all._asdict() == pytest.approx(expected, abs=1e-12)
+
+
+# --- what a user may get wrong ---
+
+
+def test_missing_json(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no\.json does not exist; point data\.root"):
+        read_annotations(tmp_path / "no.json")
+
+
+def test_truncated_json(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"images": [')
+    with pytest.raises(UserError, match=r"a\.json is not valid JSON .*download it again"):
+        read_annotations(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("key", ["images", "annotations", "categories"])
+def test_missing_top_level_key(tmp_path: Path, key: str) -> None:
+    content = write_folder(tmp_path)
+    del content[key]
+    save(tmp_path, content)
+    with pytest.raises(UserError, match=rf"no COCO panoptic annotation file \('{key}' is missing"):
+        read_annotations(tmp_path / "panoptic.json")
+
+
+def test_instance_annotations_are_recognised(tmp_path: Path) -> None:
+    content = write_folder(tmp_path)
+    content["annotations"] = [{"id": 1, "image_id": 17, "category_id": 3, "bbox": [0, 0, 1, 1]}]
+    save(tmp_path, content)
+    with pytest.raises(UserError, match=r"'segments_info' is missing.*give a panoptic_"):
+        read_annotations(tmp_path / "panoptic.json")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("category_id", 77, "segment 2 of a.png has the category id 77, which is none"),
+        ("id", 0, "segment 2 of a.png has the id 0; give it one from 1 to 16777215"),
+        ("id", 2**24, "segment 2 of a.png has the id 16777216"),
+        ("id", 900, "segment 2 of a.png has the id 900 of an earlier segment"),
+        ("id", 2**40, "is no COCO panoptic annotation file"),
+        ("id", None, "is no COCO panoptic annotation file"),
+    ],
+)
+def test_wrong_segment_rows(tmp_path: Path, key: str, value: object, message: str) -> None:
+    content = write_folder(tmp_path)
+    content["annotations"][0]["segments_info"][1][key] = value
+    save(tmp_path, content)
+    with pytest.raises(UserError, match=message):
+        read_annotations(tmp_path / "panoptic.json")
+
+
+def test_category_that_the_given_classes_lack(tmp_path: Path) -> None:
+    content = write_folder(tmp_path)
+    content["annotations"][0]["segments_info"][0]["category_id"] = 12
+    save(tmp_path, content)
+    with pytest.raises(UserError, match=r"segment 1 of a\.png has the category id 12"):
+        read_annotations(tmp_path / "panoptic.json", COCO)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content["images"].clear(), "image 17 is annotated but not listed"),
+        (lambda content: content["annotations"].clear(), "it annotates no image"),
+        (lambda content: content["categories"].clear(), "it lists no category"),
+        (
+            lambda content: content["categories"].append(content["categories"][0]),
+            "a category id is listed twice",
+        ),
+    ],
+)
+def test_wrong_lists(tmp_path: Path, change: Any, message: str) -> None:
+    content = write_folder(tmp_path)
+    change(content)
+    save(tmp_path, content)
+    with pytest.raises(UserError, match=message):
+        read_annotations(tmp_path / "panoptic.json")
+
+
+def test_png_of_another_size(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    annotations = read_annotations(tmp_path / "panoptic.json")
+    with pytest.raises(UserError, match=r"a\.png is 4 x 2 pixels but its image a\.jpg is 5 x 2"):
+        read_segments(annotations, 0, tmp_path / "png", (2, 5))
+
+
+def test_id_that_the_json_does_not_list(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    annotations = read_annotations(tmp_path / "panoptic.json")
+    for strange in (1, 901, 16_000_000):
+        ids = IDS.copy()
+        ids[1, 2] = strange
+        Image.fromarray(rgb_from_ids(ids)).save(tmp_path / "png" / "a.png")
+        with pytest.raises(UserError, match=rf"a\.png has the id {strange} at row 1, column 2"):
+            read_segments(annotations, 0, tmp_path / "png", (2, 4))
+
+
+def test_missing_png(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    (tmp_path / "png" / "a.png").unlink()
+    annotations = read_annotations(tmp_path / "panoptic.json")
+    with pytest.raises(UserError, match=r"a\.png does not exist"):
+        read_segments(annotations, 0, tmp_path / "png", (2, 4))
+
+
+def test_segments_of_void_categories_are_void(tmp_path: Path) -> None:
+    content = write_folder(tmp_path)
+    classes = contiguous_categories([(3, "cat", True, (0, 0, 0)), (92, "grass", False, (0, 0, 0))])
+    annotations = parse_annotations(tmp_path / "panoptic.json", content, classes, {8})
+    segments = read_segments(annotations, 0, tmp_path / "png", (2, 4))
+    assert segments.id_map.tolist() == [[0, 0, 0, 0], [0, 0, 0, 1]]
+    assert segments.class_ids.tolist() == [2, 1]
+    assert segments.is_crowd.tolist() == [False, False]
+    with pytest.raises(UserError, match=r"segment 2 of a\.png has the category id 8"):
+        parse_annotations(tmp_path / "panoptic.json", content, classes)
+
+
+def test_image_list_of_a_test_set(tmp_path: Path) -> None:
+    rows = [{"id": n, "file_name": f"{n:012d}.jpg", "height": 2, "width": 4} for n in (9, 1)]
+    save(tmp_path, {"info": {}, "images": rows, "licenses": [], "categories": [{"id": 1}]})
+    ids, files = read_image_list(tmp_path / "panoptic.json")
+    assert ids.tolist() == [9, 1]
+    assert files.tolist() == ["000000000009.jpg", "000000000001.jpg"]
+
+
+@pytest.mark.parametrize("content", [{}, {"images": [{"id": 1}]}, {"images": []}, [1], 1])
+def test_other_json_is_no_image_list(tmp_path: Path, content: Any) -> None:
+    save(tmp_path, content)
+    with pytest.raises(UserError, match=r"panoptic\.json lists no images.*; give"):
+        read_image_list(tmp_path / "panoptic.json")
