@@ -158,6 +158,11 @@ def compose_config(config_name: str, overrides: list[str]) -> DictConfig:
     return cfg
 
 
+def choices(group: str) -> list[str]:
+    """What a group of the configuration can be set to, sorted."""
+    return _options(group, conf_dir())
+
+
 def user_mistake(error: BaseException) -> str | None:
     """The sentence for the user, or None if the exception is a defect of the program.
 

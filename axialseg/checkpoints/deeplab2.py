@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from axialseg.backbones.residual_network import ResidualNetwork
-from axialseg.decoders.context import ASPP, PointwiseContext
+from axialseg.decoders.context import ASPP, NoContext, PointwiseContext
 from axialseg.decoders.panoptic_deeplab import PanopticDeepLabDecoder, PredictionHead
 from axialseg.decoders.stacked import StackedDecoder
 from axialseg.layers.axial_attention import AxialAttention, AxialAttention2d
@@ -74,6 +74,7 @@ CHILD_NAMES: dict[type[nn.Module], dict[str, str]] = {
         "stages.{n}.fuse": "_decoder_stage{n+1}_resized_fuse",
         "stages.{n}.blocks": "_decoder_stage{n+1}",
     },
+    NoContext: {},
     PointwiseContext: {
         "conv.weight": "_proj_conv_bn_act/_conv/kernel",
         "norm": "_proj_conv_bn_act/_batch_norm",

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from axialseg.command_line import compose_config, run_tool
-from axialseg.config import conf_dir
+from axialseg.command_line import choices, compose_config, run_tool
 from axialseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -98,8 +97,8 @@ def find_model(path: Path, channels: int) -> Candidate:
 
 
 def _shipped_models(channels: int) -> Iterator[Candidate]:
-    for file in sorted(conf_dir().glob("model/*.yaml")):
-        yield _candidate([f"model={file.stem}"], channels)
+    for name in choices("model"):
+        yield _candidate([f"model={name}"], channels)
 
 
 def _candidate(overrides: list[str], channels: int) -> Candidate:
