@@ -3,14 +3,13 @@ import io
 import json
 import re
 import tarfile
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 from bundle_writer import write_bundle
+from file_server import FileServer, running_server
 from filelock import FileLock
 
 from axialseg.checkpoints import download as download_module
@@ -28,73 +27,11 @@ from axialseg.errors import UserError
 NAME = "tiny_axial_swidernet_test"
 
 
-class FileServer(ThreadingHTTPServer):
-    """Serves `content` at /file.tar.gz, in the manner that a test sets."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content = b""
-        self.knows_ranges = True
-        self.tells_length = True
-        self.status = 200
-        self.break_off_after: int | None = None
-        self.wrong_range = False
-        self.asked_ranges: list[str | None] = []
-
-    def handle_error(self, *_: object) -> None:
-        """A client that turns away is no error here."""
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/file.tar.gz"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: FileServer
-
-    def do_GET(self) -> None:
-        server = self.server
-        asked = self.headers["Range"]
-        server.asked_ranges.append(asked)
-        if server.status != 200:
-            self.send_error(server.status)
-            return
-        start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked else 0
-        size = len(server.content)
-        if asked and server.knows_ranges and start >= size:
-            self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{size}")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        if asked and server.knows_ranges:
-            first = start + 1 if server.wrong_range else start
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {first}-{size - 1}/{size}")
-        else:
-            start = 0
-            self.send_response(200)
-        if server.tells_length:
-            self.send_header("Content-Length", str(size - start))
-        self.end_headers()
-        end = size if server.break_off_after is None else start + server.break_off_after
-        self.wfile.write(server.content[start:end])
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with FileServer() as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
+    with running_server() as running:
         yield running
-        running.shutdown()
-        thread.join()
 
 
 class TestFetch:

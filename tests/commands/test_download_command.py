@@ -1,0 +1,109 @@
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from file_server import FileServer, running_server
+from reference_checkpoint import as_archive, assert_golden_outputs, tiny_net
+
+from axialseg.checkpoints import published
+from axialseg.checkpoints.initial import load_initial_weights
+from axialseg.checkpoints.published import published_checkpoints
+from axialseg.command_line import choices, compose_config
+from axialseg.commands import download
+
+Command = Callable[[Callable[[], None], list[str]], None]
+Refusal = Callable[[Callable[[], None], list[str]], str]
+
+NAME = "axial_swidernet_tiny_os16"
+NOT_YET = {"max_deeplab_s", "max_deeplab_l"}  # models that are still to come
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("AXIALSEG_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    """Has the reference checkpoint, which is the only published one."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with running_server() as running:
+        running.content = as_archive(tmp_path).read_bytes()
+        publish(running, tmp_path, monkeypatch, model="axial_swidernet_tiny")
+        yield running
+
+
+def publish(server: FileServer, folder: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    row = {"url": server.url, "model": model, "data": "cityscapes", "output_stride": 16}
+    row |= {"input_size": [65, 97], "pq": 50.0, "source": "here"}
+    (folder / "published.yaml").write_text(json.dumps({NAME: row}))
+    monkeypatch.setattr(published, "TABLE_PATH", folder / "published.yaml")
+
+
+def test_downloaded_model_gives_the_golden_outputs(
+    server: FileServer, cache: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(download.main, [NAME])
+    said = capsys.readouterr().out
+    assert f"{NAME}.tar.gz: 100 %" in said
+    assert "357 of the model's 357 tensors are loaded" in said
+    model = "model=axial_swidernet_tiny model.backbone.output_stride=16"
+    assert f"python train.py {model} model.initial_checkpoint={NAME}\n" in said
+    assert f"python evaluate.py ckpt={NAME} {model} data=cityscapes\n" in said
+    net = tiny_net()
+    load_initial_weights(net, NAME)
+    assert_golden_outputs(net)
+
+    command(download.main, [NAME])
+    assert f"{NAME}: in the cache already" in capsys.readouterr().out
+    assert len(server.asked_ranges) == 1
+    command(download.main, [])
+    assert f"{NAME}  axial_swidernet_tiny  cityscapes  50.0  yes\n" in capsys.readouterr().out
+
+
+def test_goes_on_after_an_interruption(
+    server: FileServer, cache: Path, command: Command, refusal: Refusal
+) -> None:
+    server.break_off_after = 50_000
+    assert "broke off after 50000 of" in refusal(download.main, [NAME])
+    server.break_off_after = None
+    command(download.main, [NAME])
+    assert server.asked_ranges == [None, "bytes=50000-"]
+    load_initial_weights(tiny_net(), NAME)
+
+
+def test_checkpoint_of_another_model_is_not_kept(
+    server: FileServer,
+    cache: Path,
+    tmp_path: Path,
+    refusal: Refusal,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    publish(server, tmp_path, monkeypatch, model="panoptic_deeplab_resnet50")
+    assert "is of another architecture" in refusal(download.main, [NAME])
+    assert not list(cache.glob("*.safetensors"))
+
+
+def test_nothing_is_fetched_for_a_model_that_does_not_exist(
+    server: FileServer,
+    cache: Path,
+    tmp_path: Path,
+    refusal: Refusal,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    publish(server, tmp_path, monkeypatch, model="axial_swidernet_tinny")
+    assert "model=axial_swidernet_tinny does not exist" in refusal(download.main, [NAME])
+    assert server.asked_ranges == []
+
+
+def test_two_names(refusal: Refusal) -> None:
+    assert "one checkpoint at a time" in refusal(download.main, ["one", "two"])
+
+
+def test_all_published_models_have_a_configuration() -> None:
+    models = {checkpoint.model for checkpoint in published_checkpoints().values()} - NOT_YET
+    assert models <= set(choices("model"))
+    for model in models:
+        assert compose_config("convert", [f"model={model}"]).model.name == model
