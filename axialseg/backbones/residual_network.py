@@ -33,7 +33,9 @@ class StackedDecoderFactory(Protocol):
         recorded: Mapping[int, Sequence[int]],
         stride: int,
         make_block: BlockFactory,
-    ) -> StackedDecoder: ...  # noqa: D102
+    ) -> StackedDecoder:
+        """`make_block` takes the channels of input and output and the stride."""
+        ...
 
 
 class ResidualNetwork(nn.Module):
