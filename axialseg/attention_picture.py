@@ -4,7 +4,6 @@ Feature position i of stride s lies on pixel i * s of the image, as aligned corn
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -33,21 +32,19 @@ class AttentionPanel(NamedTuple):
     strides: tuple[int, int]
 
 
-def save_attention(
+def attention_figure(
     image: NDArray[np.uint8],
     query: tuple[int, int],
     panels: Sequence[AttentionPanel],
     title: str,
-    path: str | Path,
-) -> None:
-    """Writes a PNG: the image with the query, and each map over the image, side by side.
+) -> Figure:
+    """The image with the query, and each map over the image, side by side.
 
     Args:
         image: RGB ``[H, W, 3]``, as the network saw it.
         query: (y, x) in pixels of `image`.
         panels: maps of the same image.
         title: above all.
-        path: file to write.
     """
     height, width = image.shape[:2]
     count = 1 + len(panels)
@@ -67,7 +64,7 @@ def save_attention(
     for place in places:
         _mark(place, query)
         place.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
-    figure.savefig(path, format="png")
+    return figure
 
 
 def _draw_map(figure: Figure, axes: Axes, bar: Axes, panel: AttentionPanel) -> None:

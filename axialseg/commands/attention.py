@@ -50,7 +50,7 @@ def attention(arguments: list[str]) -> None:
     import torch
 
     from axialseg.attention_maps import axial_layers, record_attention
-    from axialseg.attention_picture import save_attention
+    from axialseg.attention_picture import attention_figure
     from axialseg.build import build
     from axialseg.checkpoints.initial import load_initial_weights
 
@@ -68,7 +68,12 @@ def attention(arguments: list[str]) -> None:
         raise UserError(f"layer={missing[0]} is not run by this model; name another one")
     panels = _panels({layers[name]: maps[name] for name in names}, query, image)
     common = names[0] if len(names) == 1 else names[0].rpartition(".")[0]
-    save_attention(image, query, panels, f"{cfg.model.name}: {common}", cfg.output)
+    figure = attention_figure(image, query, panels, f"{cfg.model.name}: {common}")
+    try:
+        Path(cfg.output).parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(cfg.output)
+    except OSError as error:
+        raise UserError(f"output={cfg.output} can not be written ({error.strerror})") from error
     print(f"{common} of {cfg.ckpt}\nwritten: {cfg.output}")
 
 

@@ -52,7 +52,7 @@ def check_training(cfg: DictConfig) -> None:
 def _fit(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
     # Only now: torch takes seconds, and a wrong config shall not wait for it.
     import lightning.pytorch as pl
-    from lightning.pytorch.utilities import rank_zero_info
+    from lightning.pytorch.utilities import rank_zero_only
 
     from axialseg.build import build_task, build_trainer, build_training_data
     from axialseg.checkpoints.initial import load_initial_weights
@@ -65,7 +65,7 @@ def _fit(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
     if cfg.model.initial_checkpoint and checkpoint is None:
         source, backbone_only = cfg.model.initial_checkpoint, cfg.model.initial_backbone_only
         report = load_initial_weights(task.get_submodule("net"), source, backbone_only)
-        rank_zero_info("%s", report)
+        rank_zero_only(log.info)("%s", report)
     trainer = build_trainer(cfg, hardware, folder)
     trainer.fit(task, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     if trainer.strategy.broadcast(_validated_step(folder)) != trainer.global_step:

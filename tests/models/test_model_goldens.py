@@ -25,22 +25,6 @@ from axialseg.config import conf_dir
 from axialseg.losses.panoptic_deeplab_loss import PanopticDeepLabLoss
 from axialseg.optim.adam import Adam
 
-# The configuration text of the golden, as overrides of the published model.
-TINY = [
-    "+model=axial_swidernet_1_1_1",
-    "model.backbone.stem.channels=8",
-    "model.backbone.stage_blocks=[3,2,4,2,2]",
-    "model.backbone.stage_channels=[16,16,32,64,128]",
-    "model.backbone.drop_path_keep=1.0",
-    "model.net.semantic_decoder.channels=24",
-    "model.net.semantic_decoder.context.channels=24",
-    "model.net.semantic_decoder.projections=[12,8]",
-    "model.net.instance_decoder.channels=16",
-    "model.net.instance_decoder.context.channels=16",
-    "model.net.instance_decoder.projections=[8,4]",
-    "model.net.semantic_head_channels=16",
-    "model.net.instance_head_channels=8",
-]
 OUTPUTS = {"semantic": "semantic_logits", "center": "center_heatmap", "offset": "offset_map"}
 TERMS = {"semantic": "semantic_loss", "center": "center_loss", "offset": "regression_loss"}
 
@@ -59,7 +43,7 @@ def manifest() -> dict:
 
 @pytest.fixture
 def net(manifest: dict) -> nn.Module:
-    net = build(TINY, 19)
+    net = build(["+model=axial_swidernet_tiny"], 19)
     load_weights(net, rule_weights(manifest))
     return net
 
