@@ -6,18 +6,26 @@ Layout: an image folder, a panoptic JSON file and a folder of id PNGs, named rel
     annotations/panoptic_train2017.json
     annotations/panoptic_train2017/000000000009.png
 
-The images are those that the JSON file annotates, in its order.
+The images are those that the JSON file annotates, in its order. Test sets have a JSON file that
+lists images (`annotations/image_info_test-dev2017.json`) and no PNGs.
 """
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from axialseg.datasets.image_file import read_rgb
+from axialseg.datasets.paths import check_paths
 from axialseg.datasets.sample import PanopticSample
 from axialseg.errors import UserError
 from axialseg.formats.coco_annotations import (
     CocoPanopticAnnotations,
+    class_presence,
     read_annotations,
+    read_image_list,
     read_segments,
 )
 from axialseg.panoptic.categories import Categories
@@ -35,7 +43,7 @@ class CocoPanoptic:
         root: str | Path,
         image_folder: str,
         annotation_file: str,
-        panoptic_folder: str,
+        panoptic_folder: str | None,
         categories: Categories | None = None,
     ) -> None:
         """Finds the files.
@@ -43,8 +51,9 @@ class CocoPanoptic:
         Args:
             root: folder that the other paths are relative to.
             image_folder: folder of the images.
-            annotation_file: panoptic JSON file.
-            panoptic_folder: folder of the id PNGs.
+            annotation_file: panoptic JSON file, or of a test set the one that lists its images.
+            panoptic_folder: folder of the id PNGs; None for a test set, whose samples have no
+                ground truth.
             categories: the classes; None reads them from the JSON file.
 
         Raises:
@@ -53,28 +62,26 @@ class CocoPanoptic:
         root = Path(root)
         self.image_folder = root / image_folder
         self.annotation_file = root / annotation_file
-        self.panoptic_folder = root / panoptic_folder
+        self.panoptic_folder = None if panoptic_folder is None else root / panoptic_folder
         self._given_categories = categories
-        if not root.is_dir():
+        folders = [image_folder] if panoptic_folder is None else [image_folder, panoptic_folder]
+        check_paths(root, folders, [annotation_file])
+        if panoptic_folder is None and categories is None:
             raise UserError(
-                f"{root} does not exist; set data.root to the folder that holds {image_folder} "
-                f"and {annotation_file}."
-            )
-        for folder in (self.image_folder, self.panoptic_folder):
-            if not folder.is_dir():
-                raise UserError(
-                    f"{folder} does not exist; unpack the data set's files there, or set data.root "
-                    f"to the folder that holds {folder.relative_to(root)}."
-                )
-        if not self.annotation_file.is_file():
-            raise UserError(
-                f"{self.annotation_file} does not exist; unpack the panoptic annotations there, "
-                f"or set data.root to the folder that holds {annotation_file}."
+                f"{self.annotation_file} lists no panoptic classes; give data.val_dataset."
+                "categories, or a panoptic_folder with its panoptic_*.json."
             )
 
     @cached_property
     def _annotations(self) -> CocoPanopticAnnotations:
         return read_annotations(self.annotation_file, self._given_categories)
+
+    @cached_property
+    def _images(self) -> tuple[NDArray[Any], NDArray[np.str_]]:
+        """Ids and file names."""
+        if self.panoptic_folder is None:
+            return read_image_list(self.annotation_file)
+        return self._annotations.image_ids, self._annotations.image_files
 
     @property
     def categories(self) -> Categories:
@@ -82,8 +89,8 @@ class CocoPanoptic:
         return self._given_categories or self._annotations.categories
 
     def __len__(self) -> int:
-        """Number of annotated images."""
-        return len(self._annotations.image_ids)
+        """Number of annotated (or of a test set: listed) images."""
+        return len(self._images[0])
 
     def read(self, index: int) -> PanopticSample:
         """Reads image `index` and its segments.
@@ -91,9 +98,17 @@ class CocoPanoptic:
         Raises:
             UserError: the image or the PNG is missing or damaged, or they do not fit together.
         """
-        path = self.image_folder / str(self._annotations.image_files[index])
+        image_ids, image_files = self._images
+        path = self.image_folder / str(image_files[index])
         image = read_rgb(path)
-        segments = read_segments(self._annotations, index, self.panoptic_folder, image.shape[:2])
         image.setflags(write=False)
-        segments.id_map.setflags(write=False)
-        return PanopticSample(image, segments, self._annotations.image_ids[index].item(), str(path))
+        segments = None
+        if self.panoptic_folder is not None:
+            size = image.shape[:2]
+            segments = read_segments(self._annotations, index, self.panoptic_folder, size)
+            segments.id_map.setflags(write=False)
+        return PanopticSample(image, segments, image_ids[index].item(), str(path))
+
+    def class_presence(self) -> NDArray[np.bool_]:
+        """Which classes each image holds, bool ``[N, C]``, C = `categories.semantic_channels`."""
+        return class_presence(self._annotations)

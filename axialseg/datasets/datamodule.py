@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from lightning import LightningDataModule
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from axialseg.datasets.sample import PanopticDataset, PanopticSample
-from axialseg.datasets.sampler import CounterSampler, SampleKey, ShardSampler
+from axialseg.datasets.sample import LabelledDataset, PanopticDataset, PanopticSample
+from axialseg.datasets.sampler import CounterSampler, SampleKey, ShardSampler, repeat_factors
 from axialseg.datasets.transforms import PAD_VALUE, EvalTransform, TrainTransform
 from axialseg.errors import UserError
 from axialseg.panoptic.categories import Categories
@@ -72,6 +73,7 @@ class PanopticDataModule(LightningDataModule):
         val_num_workers: int,
         cache: bool,
         seed: int,
+        repeat_threshold: float | None = None,
     ) -> None:
         """Opens the validation data (no image is read yet).
 
@@ -90,6 +92,8 @@ class PanopticDataModule(LightningDataModule):
             val_num_workers: the same for validation.
             cache: True reads all images once and keeps them in memory: for tiny data sets.
             seed: order and augmentation follow from it.
+            repeat_threshold: share of the training images below which a class is rare, so that
+                its images come more often, see `sampler.repeat_factors`; None: all alike.
 
         Raises:
             UserError: a folder or file of the validation data is missing.
@@ -108,6 +112,8 @@ class PanopticDataModule(LightningDataModule):
         self.seed = seed
         self.val_dataset = val_dataset(root=root)
         self.train_dataset: PanopticDataset | None = None
+        self.repeat_threshold = repeat_threshold
+        self.repeat_factors: Tensor | None = None
 
     @property
     def categories(self) -> Categories:
@@ -129,6 +135,14 @@ class PanopticDataModule(LightningDataModule):
                     f"the training and validation files in {self.root} list different categories; "
                     "use the same list in both."
                 )
+            if self.repeat_threshold is not None:
+                if not isinstance(train_dataset, LabelledDataset):
+                    raise UserError(
+                        f"the training images in {self.root} have no ground truth to count; leave "
+                        "out data.repeat_threshold."
+                    )
+                presence = train_dataset.class_presence()
+                self.repeat_factors = repeat_factors(presence, self.repeat_threshold)
             self.train_dataset = InMemoryDataset(train_dataset) if self.cache else train_dataset
 
     def train_dataloader(self) -> DataLoader:
@@ -143,7 +157,9 @@ class PanopticDataModule(LightningDataModule):
         return UserErrorLoader(
             TrainingItems(self.train_dataset, self.train_transform, self.targets, self.seed),
             batch_size=self.batch_size,
-            sampler=CounterSampler(len(self.train_dataset), self.seed, start, rank, world),
+            sampler=CounterSampler(
+                len(self.train_dataset), self.seed, start, rank, world, self.repeat_factors
+            ),
             collate_fn=collate_training,
             **_process_options(self.num_workers),
         )
@@ -197,6 +213,10 @@ class TrainingItems(Dataset):
             sample = self.dataset.read(key.item)
         except UserError as error:
             return error
+        if sample.segments is None:
+            return UserError(
+                f"{sample.file_name} has no ground truth; give another split as data.train_dataset."
+            )
         crop = self.transform(sample, np.random.default_rng([self.seed, key.position]))
         return {
             "image": np.ascontiguousarray(crop.image.transpose(2, 0, 1)),

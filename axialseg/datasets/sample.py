@@ -1,6 +1,6 @@
 """What every panoptic data set hands out."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,4 +39,13 @@ class PanopticDataset(Protocol):
 
     def read(self, index: int) -> PanopticSample:
         """Reads one image with its ground truth."""
+        ...
+
+
+@runtime_checkable
+class LabelledDataset(Protocol):
+    """A data set that can tell what its images hold without giving them out."""
+
+    def class_presence(self) -> NDArray[np.bool_]:
+        """Which classes each image holds, bool ``[N, C]``, C = `categories.semantic_channels`."""
         ...

@@ -1,24 +1,26 @@
-"""What the Panoptic-DeepLab losses compare with: classes, instance centres and offsets.
+"""What the losses compare with: classes, and of the instances centres and offsets, or masks.
 
-Source: Cheng et al. 2020, "Panoptic-DeepLab", sec. 3.1-3.2; checked against deeplab2
-data/preprocessing and data/dataset_utils (`PanopticTargetGenerator`). Difference: none known.
+Source: Cheng et al. 2020, "Panoptic-DeepLab", sec. 3.1-3.2; Wang et al. 2021, "MaX-DeepLab",
+sec. 3.2; checked against deeplab2 data/sample_generator.py and data/dataset_utils.py. Difference:
+more things than MaX-DeepLab has slots are no error.
 
-The loop over instances touches one small window each; everything of image size is a table look-up
-or a `bincount` over the map of segment numbers.
+An *instance* is a thing segment that is no crowd and has at least one pixel in the map. The loop
+over instances touches one small window each; everything of image size is a table look-up or a
+`bincount` over the map of segment numbers.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from axialseg.panoptic.categories import Categories
-from axialseg.panoptic.panoptic_map import PanopticSegments
+from axialseg.panoptic.panoptic_map import PanopticSegments, runs
 
 
 class PanopticDeepLabTargets:
     """Semantic map, centre heat-map, offsets and their weights for one (cropped) segmentation.
 
-    An *instance* is a thing segment that is no crowd and has at least one pixel in the map. Its
-    centre is the mean of its pixel coordinates inside the map, rounded half to even.
+    The centre of an instance is the mean of its pixel coordinates inside the map, rounded half to
+    even.
     """
 
     def __init__(
@@ -66,27 +68,20 @@ class PanopticDeepLabTargets:
         id_map = segments.id_map
         height, width = id_map.shape
         # Row 0 of every table is void, row k is segment k.
-        count = len(segments.class_ids) + 1
-        is_crowd = np.concatenate(([False], segments.is_crowd))
-        class_ids = np.concatenate(([categories.ignore_class], segments.class_ids)).astype(np.int32)
-        is_instance = categories.is_thing_table[class_ids] & ~is_crowd
-        is_instance[0] = False
-
+        tables = _SegmentTables(segments, categories)
+        count, is_crowd = len(tables.class_ids), tables.is_crowd
         rows = np.arange(height, dtype=np.int32)[:, None]
         columns = np.arange(width, dtype=np.int32)
         per_row = _histogram(rows * count + id_map, height, count)
         per_column = _histogram(columns * count + id_map, width, count)
         area = per_row.sum(0)
-        is_instance &= area > 0
+        is_instance = tables.is_countable & (area > 0)
         pixels = np.maximum(area, 1)
         center_y = np.rint(rows[:, 0] @ per_row / pixels).astype(np.int64)
         center_x = np.rint(columns @ per_column / pixels).astype(np.int64)
 
-        semantic_table = class_ids.copy()
-        if self.crowd_is_void:
-            semantic_table[is_crowd] = categories.ignore_class
-        weight_table = np.ones(count, np.float32)
-        weight_table[is_instance & (area < self.small_instance_area)] = self.small_instance_weight
+        is_small = is_instance & (area < self.small_instance_area)
+        weight_table = np.where(is_small, self.small_instance_weight, 1).astype(np.float32)
         center_weight_table = (~is_crowd).astype(np.float32)
         center_weight_table[0] = 0
 
@@ -96,7 +91,7 @@ class PanopticDeepLabTargets:
         np.subtract(center_x.astype(np.float32)[id_map], columns.astype(np.float32), out=offset[1])
         offset *= offset_weight
         return {
-            "semantic": semantic_table[id_map],
+            "semantic": tables.semantic(self.crowd_is_void)[id_map],
             "semantic_weight": weight_table[id_map],
             "center": self._heat_map(center_y[is_instance], center_x[is_instance], height, width),
             "center_weight": center_weight_table[id_map],
@@ -122,6 +117,100 @@ class PanopticDeepLabTargets:
                 out=window,
             )
         return heat_map
+
+
+class MaxDeepLabTargets:
+    """Masks and classes of the things, and the semantic map that also holds the stuff's masks."""
+
+    def __init__(
+        self,
+        slots: int = 128,
+        small_instance_area: int = 4096,
+        small_instance_weight: float = 1.0,
+        crowd_is_void: bool = True,
+    ) -> None:
+        """Keeps the settings.
+
+        Args:
+            slots: most things that the model can tell apart. Of more than that in a map the
+                smallest are void, so that no loss asks for them.
+            small_instance_area: instances with fewer pixels than this in the map count as small.
+            small_instance_weight: semantic weight of small instances' pixels; 1 is no difference.
+            crowd_is_void: True leaves crowd regions out of the semantic map; False keeps their
+                class. They are no things in either case.
+        """
+        self.slots = slots
+        self.small_instance_area = small_instance_area
+        self.small_instance_weight = small_instance_weight
+        self.crowd_is_void = crowd_is_void
+
+    def __call__(
+        self, segments: PanopticSegments, categories: Categories
+    ) -> dict[str, NDArray[np.int32] | NDArray[np.float32]]:
+        """Targets of one map.
+
+        Args:
+            segments: ground truth, `id_map` int32 ``[H, W]``; padding is void.
+            categories: the classes that `segments` speaks of.
+
+        Returns:
+            `semantic` int32 ``[H, W]``, class ids, `ignore_class` where nothing is to be learnt;
+            `semantic_weight` float32 ``[H, W]``;
+            `thing_id_mask` int32 ``[H, W]``, number of the instance, from 0 in the order in which
+            they appear row by row, -1 elsewhere;
+            `thing_id_class` int32 ``[slots]``, class id of each instance, -1 past the last.
+        """
+        id_map = segments.id_map
+        tables = _SegmentTables(segments, categories)
+        count = len(tables.class_ids)
+        starts, lengths = runs(id_map)
+        ids_of_runs = id_map.ravel()[starts]
+        area = np.bincount(ids_of_runs, weights=lengths, minlength=count).astype(np.int64)
+        seen = np.flatnonzero(tables.is_countable & (area > 0))
+        dropped = seen[np.argsort(-area[seen], kind="stable")[self.slots :]]
+        present, first_runs = np.unique(ids_of_runs, return_index=True)
+        things = present[np.argsort(first_runs)]
+        things = things[tables.is_countable[things] & ~np.isin(things, dropped)]
+
+        number_table = np.full(count, -1, np.int32)
+        number_table[things] = np.arange(len(things), dtype=np.int32)
+        thing_id_class = np.full(self.slots, -1, np.int32)
+        thing_id_class[: len(things)] = tables.class_ids[things]
+        semantic_table = tables.semantic(self.crowd_is_void)
+        semantic_table[dropped] = categories.ignore_class
+        is_small = tables.is_countable & (area < self.small_instance_area)
+        weight_table = np.where(is_small, self.small_instance_weight, 1).astype(np.float32)
+        return {
+            "semantic": semantic_table[id_map],
+            "semantic_weight": weight_table[id_map],
+            "thing_id_mask": number_table[id_map],
+            "thing_id_class": thing_id_class,
+        }
+
+
+class _SegmentTables:
+    """What is known of each value of an `id_map`: entry 0 is void, entry k is segment k.
+
+    Attributes:
+        class_ids: int32 ``[S + 1]``.
+        is_crowd: bool ``[S + 1]``.
+        is_countable: bool ``[S + 1]``, things that are no crowd.
+    """
+
+    def __init__(self, segments: PanopticSegments, categories: Categories) -> None:
+        void = categories.ignore_class
+        self.class_ids = np.concatenate(([void], segments.class_ids)).astype(np.int32)
+        self.is_crowd = np.concatenate(([False], segments.is_crowd))
+        self.is_countable = categories.is_thing_table[self.class_ids] & ~self.is_crowd
+        self.is_countable[0] = False
+        self._void = void
+
+    def semantic(self, crowd_is_void: bool) -> NDArray[np.int32]:
+        """Class to learn, int32 ``[S + 1]``."""
+        table = self.class_ids.copy()
+        if crowd_is_void:
+            table[self.is_crowd] = self._void
+        return table
 
 
 def _histogram(keys: NDArray[np.int32], lines: int, count: int) -> NDArray[np.int64]:

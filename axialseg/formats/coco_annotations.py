@@ -178,6 +178,16 @@ def read_segments(
     return PanopticSegments(id_map, class_ids[is_kept], annotations.is_crowd[rows][is_kept])
 
 
+def class_presence(annotations: CocoPanopticAnnotations) -> NDArray[np.bool_]:
+    """Which classes each image holds, bool ``[N, C]``, C = `categories.semantic_channels`."""
+    count = annotations.categories.semantic_channels
+    images = np.repeat(np.arange(len(annotations.image_ids)), np.diff(annotations.offsets))
+    is_kept = annotations.class_ids != annotations.categories.ignore_class
+    presence = np.zeros((len(annotations.image_ids), count), bool)
+    presence[images[is_kept], annotations.class_ids[is_kept]] = True
+    return presence
+
+
 def _categories(rows: list[dict[str, Any]]) -> Categories:
     """The classes that a panoptic JSON file lists."""
     if not rows:

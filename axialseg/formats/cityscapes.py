@@ -1,0 +1,83 @@
+"""Cityscapes' instance id PNGs: 16-bit grey, one number for class and instance of a pixel.
+
+Source: `helpers/labels.py`, `preparation/json2instanceImg.py` and `createPanopticImgs.py` of
+mcordts/cityscapesScripts. A value from 1000 on is ``label id * 1000 + instance``. A smaller one is
+a label id alone: stuff, or of a thing class a group (`cargroup`, `persongroup`, ...) whose members
+were not told apart; such a group is a crowd. Labels that are not scored are void. License plates
+(label -1) are not drawn at all: there the PNGs show the vehicle.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from axialseg.errors import UserError
+from axialseg.panoptic.cityscapes_classes import CITYSCAPES
+from axialseg.panoptic.panoptic_map import PanopticSegments, runs
+
+INSTANCE_DIVISOR = 1000
+# The label ids that PNGs may show, scored or not: unlabeled, ego vehicle, ..., bicycle.
+LABEL_IDS = range(34)
+
+
+def read_instance_ids(path: Path) -> NDArray[np.int32]:
+    """Reads a `*_instanceIds.png`, int32 ``[H, W]``.
+
+    Raises:
+        UserError: the file is missing, damaged or not of 16-bit grey.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("I;16", "I;16B", "I"):
+                raise UserError(
+                    f"{path} is no instance id PNG (its pixels are {image.mode}, not 16-bit grey); "
+                    "unpack the *_instanceIds.png files as they are published."
+                )
+            return np.asarray(image).astype(np.int32)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path} does not exist; unpack the annotations of that city into {path.parent}."
+        ) from error
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's words for a damaged file
+        raise UserError(
+            f"{path} can not be read ({error}); it may be truncated: unpack or download it again."
+        ) from error
+
+
+def segments_from_instance_ids(ids: NDArray[np.int32], path: Path) -> PanopticSegments:
+    """The segments of an image, in ascending order of their ids, as the official script has them.
+
+    Args:
+        ids: instance ids ``[H, W]``.
+        path: where they are from, for messages.
+
+    Raises:
+        UserError: an id is of no Cityscapes label.
+    """
+    starts, lengths = runs(ids)
+    values, first, value_of_run = np.unique(
+        ids.ravel()[starts], return_index=True, return_inverse=True
+    )
+    is_alone = values < INSTANCE_DIVISOR
+    label_ids = np.where(is_alone, values, values // INSTANCE_DIVISOR)
+    unknown = np.flatnonzero(~np.isin(label_ids, LABEL_IDS))
+    if unknown.size:
+        y, x = divmod(int(starts[first[unknown[0]]]), ids.shape[1])
+        raise UserError(
+            f"{path} has the id {values[unknown[0]]} at row {y}, column {x}, which is no label of "
+            "Cityscapes; unpack the *_instanceIds.png files as they are published."
+        )
+    class_ids = _CLASS_OF_LABEL[label_ids]
+    is_scored = class_ids != CITYSCAPES.ignore_class
+    numbers = np.where(is_scored, np.cumsum(is_scored), 0).astype(np.int32)
+    id_map = np.repeat(numbers[value_of_run], lengths).reshape(ids.shape)
+    is_crowd = is_alone & CITYSCAPES.is_thing_table[class_ids]
+    return PanopticSegments(id_map, class_ids[is_scored], is_crowd[is_scored])
+
+
+_CLASS_OF_LABEL = np.full(len(LABEL_IDS), CITYSCAPES.ignore_class, np.int64)
+_CLASS_OF_LABEL[list(CITYSCAPES.by_official_id)] = [
+    category.class_id for category in CITYSCAPES.by_official_id.values()
+]
