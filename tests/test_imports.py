@@ -21,6 +21,8 @@ ALLOWED = {
     "metrics": {"panoptic"},
     "postprocess": {"panoptic", "layers"},
     "visualization": {"panoptic"},
+    "attention_maps": {"layers"},
+    "attention_picture": set(),
     "datasets": {"formats", "panoptic", "errors"},
     "inference": {"postprocess"},
     "checkpoints": {"backbones", "decoders", "layers", "models", "errors"},
