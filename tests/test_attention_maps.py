@@ -139,9 +139,11 @@ class TestRecording:
     ) -> None:
         net = block()
         expected = net[0].height_axis.attention_weights(image)
-        monkeypatch.setattr(
-            AxialAttention, "_attend_globally", lambda self, query, key, value: [value, value]
-        )
+
+        def values_alone(self: AxialAttention, x: Tensor) -> Tensor:
+            return self.qkv(x)[:, -self.value_channels :]
+
+        monkeypatch.setattr(AxialAttention, "forward", values_alone)
         with record_attention(net) as maps:
             net(image)
         assert torch.equal(maps["0.height_axis"], expected)

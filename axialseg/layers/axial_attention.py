@@ -9,12 +9,21 @@ leaves unimplemented.
 
 There is no 1/sqrt(d) scaling: the batch norms replace it.
 
+Span: with a span of m, query l sees the positions l - (m - 1) / 2 .. l + (m - 1) / 2 of the axis.
+Positions beyond the border do not exist: masking keeps them out of the softmax and out of the batch
+norm's statistics, so that m >= 2L - 1 is global attention exactly. The axis is cut into blocks of
+queries with the keys in their reach; memory grows with L * m, not with L * L.
+
+Resolution: the tables have a fixed number of rows whatever the image, and the row of an offset does
+not depend on the length of the axis. Images of another size use more or fewer of the middle rows;
+offsets beyond the table share its first or last row.
+
 Shapes: B batch, H height, W width, C channels, N sequences (all positions off the attended axis),
-L length of the attended axis, S positions in a query's window, h heads, K and V channels of all
-heads' keys and values.
+L length of the attended axis, h heads, d channels of a head, K and V channels of all heads' keys
+and values; b blocks, q queries and k keys of a block.
 """
 
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -104,11 +113,17 @@ class AxialAttention(nn.Module):
         batch, _, height, width = x.shape
         length, others = (height, width) if self.axis == "height" else (width, height)
         query, key, value = self._project(x)
-        if self.span is None or self.span >= 2 * length - 1:
-            retrieved = self._attend_globally(query, key, value)
-        else:
-            retrieved = self._attend_locally(query, key, value, self.span)
-        y = self.retrieval_norm(torch.cat([r.flatten(1, 2) for r in retrieved], dim=1))
+        blocks = _blocks(length, self.span, x.device)
+        weights = self._weights(query, key, blocks)
+        retrieved = []
+        if self.value_content:
+            values = blocks.keys(value)
+            retrieved.append(torch.einsum("nhbij,nhdbj->nhdbi", weights, values))
+        if self.value_table is not None:
+            rows = self._rows(self.value_table, blocks.offsets)
+            retrieved.append(torch.einsum("nhbij,ijd->nhdbi", weights, rows))
+        terms = [r.flatten(-2)[..., :length].flatten(1, 2) for r in retrieved]
+        y = self.retrieval_norm(torch.cat(terms, dim=1))
         if len(retrieved) == 2:
             content, position = y.chunk(2, dim=1)
             y = content + position  # [N, V, L]
@@ -128,15 +143,14 @@ class AxialAttention(nn.Module):
         """
         query, key, _ = self._project(x)
         length = query.shape[-1]
-        if self.span is None or self.span >= 2 * length - 1:
-            return self._global_weights(query, key, _offsets(query))
-        local = self._local_weights(query, key, self.span)  # [N, h, L, S]
-        reach = (self.span - 1) // 2
-        window = torch.arange(self.span, device=x.device)
-        position = torch.arange(length, device=x.device)[:, None] + window  # reach + key position
-        weights = local.new_zeros(*local.shape[:-1], length + 2 * reach)
+        blocks = _blocks(length, self.span, x.device)
+        local = self._weights(query, key, blocks).flatten(2, 3)  # [N, h, b * q, k]
+        window = torch.arange(local.shape[-1], device=x.device)
+        starts = torch.arange(blocks.count, device=x.device) * blocks.queries
+        position = starts.repeat_interleave(blocks.queries)[:, None] + window  # reach + key
+        weights = local.new_zeros(*local.shape[:-1], local.shape[-2] + 2 * blocks.reach)
         weights.scatter_(-1, position.expand_as(local), local)
-        return weights[..., reach : reach + length]
+        return weights[..., :length, blocks.reach : blocks.reach + length]
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x: ``[B, C, H, W]`` -> query, key and value of all sequences, each ``[N, h, d, L]``."""
@@ -148,72 +162,83 @@ class AxialAttention(nn.Module):
         )
         return query, key, value
 
-    def _attend_globally(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
-        """Every query sees the whole axis. Returns the retrieved terms, each ``[N, h, d, L]``."""
-        offsets = _offsets(query)
-        weights = self._global_weights(query, key, offsets)
-        retrieved = []
-        if self.value_content:
-            retrieved.append(value @ weights.transpose(-1, -2))
-        if self.value_table is not None:
-            rows = self._rows(self.value_table, offsets)
-            retrieved.append(torch.einsum("nhlm,lmd->nhdl", weights, rows))
-        return retrieved
-
-    def _global_weights(self, query: Tensor, key: Tensor, offsets: Tensor) -> Tensor:
-        """Weights ``[N, h, L, L]`` where every query sees the whole axis; offsets ``[L, L]``."""
+    def _weights(self, query: Tensor, key: Tensor, blocks: "_Blocks") -> Tensor:
+        """Weights ``[N, h, b, q, k]`` of the queries and keys of each block; 0 out of sight."""
+        queries, keys = blocks.split(query), blocks.keys(key)
         terms = []
         if self.content_similarity:
-            terms.append(query.transpose(-1, -2) @ key)
+            terms.append(torch.einsum("nhdbi,nhdbj->nhbij", queries, keys))
         if self.query_table is not None:
-            rows = self._rows(self.query_table, offsets)
-            terms.append(torch.einsum("nhdl,lmd->nhlm", query, rows))
+            rows = self._rows(self.query_table, blocks.offsets)
+            terms.append(torch.einsum("nhdbi,ijd->nhbij", queries, rows))
         if self.key_table is not None:
-            terms.append(torch.einsum("nhdm,lmd->nhlm", key, self._rows(self.key_table, offsets)))
-        return self._softmax(terms, None)
-
-    def _attend_locally(self, query: Tensor, key: Tensor, value: Tensor, span: int) -> list[Tensor]:
-        """A query sees `span` positions. Returns the retrieved terms, each ``[N, h, d, L]``."""
-        reach = (span - 1) // 2
-        weights = self._local_weights(query, key, span)
-        retrieved = []
-        if self.value_content:
-            values = F.pad(value, (reach, reach)).unfold(-1, span, 1)
-            retrieved.append(torch.einsum("nhls,nhdls->nhdl", weights, values))
-        if self.value_table is not None:
-            offsets = torch.arange(-reach, reach + 1, device=query.device)
-            rows = self._rows(self.value_table, offsets)
-            retrieved.append(torch.einsum("nhls,sd->nhdl", weights, rows))
-        return retrieved
-
-    def _local_weights(self, query: Tensor, key: Tensor, span: int) -> Tensor:
-        """Weights ``[N, h, L, S]`` where a query sees `span` positions."""
-        length, reach = query.shape[-1], (span - 1) // 2
-        offsets = torch.arange(-reach, reach + 1, device=query.device)  # [S]
-        position = torch.arange(length, device=query.device)[:, None] + offsets
-        inside = (position >= 0) & (position < length)  # [L, S]
-        keys = F.pad(key, (reach, reach)).unfold(-1, span, 1)  # [N, h, d, L, S], a view
-        terms = []
-        if self.content_similarity:
-            terms.append(torch.einsum("nhdl,nhdls->nhls", query, keys))
-        if self.query_table is not None:
-            rows = self._rows(self.query_table, offsets)
-            terms.append(torch.einsum("nhdl,sd->nhls", query, rows))
-        if self.key_table is not None:
-            terms.append(torch.einsum("nhdls,sd->nhls", keys, self._rows(self.key_table, offsets)))
-        return self._softmax(terms, inside)
+            rows = self._rows(self.key_table, blocks.offsets)
+            terms.append(torch.einsum("nhdbj,ijd->nhbij", keys, rows))
+        normalised = self.similarity_norm(torch.cat(terms, dim=1), blocks.visible)
+        logits = normalised.unflatten(1, (len(terms), self.heads)).sum(1)
+        if blocks.visible is not None:
+            # Not -inf: the last block's surplus queries see nothing, and would become NaN.
+            logits = logits.masked_fill(~blocks.visible, torch.finfo(logits.dtype).min)
+        return logits.softmax(-1)
 
     def _rows(self, table: Tensor, offsets: Tensor) -> Tensor:
         """Table rows ``[..., d]`` of integer offsets ``[...]``."""
         return table[offsets.clamp(-self.max_offset, self.max_offset) + self.max_offset]
 
-    def _softmax(self, terms: list[Tensor], inside: Tensor | None) -> Tensor:
-        """Normalises and adds the similarity terms, each ``[N, h, L, S]`` -> weights like them."""
-        normalised = self.similarity_norm(torch.cat(terms, dim=1), inside)
-        logits = normalised.unflatten(1, (len(terms), self.heads)).sum(1)
-        if inside is not None:
-            logits = logits.masked_fill(~inside, -torch.inf)
-        return logits.softmax(-1)
+
+class _Blocks(NamedTuple):
+    """How an axis is cut, so that no more pairs are held than a span needs.
+
+    A block is some neighbouring queries and all keys that any of them sees. Two neighbouring
+    blocks share keys but no query. The last block may have surplus queries beyond the axis.
+
+    Attributes:
+        count: b, number of blocks; 1 where every query sees the whole axis.
+        queries: q, queries of a block.
+        reach: positions beyond its queries, on each side, whose keys belong to a block.
+        offsets: key position - query position, int ``[q, k]`` with k = q + 2 * reach.
+        visible: bool ``[b, q, k]``, whether both positions exist and the key is within the span;
+            None means everywhere.
+    """
+
+    count: int
+    queries: int
+    reach: int
+    offsets: Tensor
+    visible: Tensor | None
+
+    def split(self, x: Tensor) -> Tensor:
+        """x: ``[..., L]`` -> ``[..., b, q]``; the surplus is 0."""
+        surplus = self.count * self.queries - x.shape[-1]
+        return F.pad(x, (0, surplus)).unflatten(-1, (self.count, self.queries))
+
+    def keys(self, x: Tensor) -> Tensor:
+        """x: ``[..., L]`` -> ``[..., b, k]``, a view; what does not exist is 0."""
+        surplus = self.count * self.queries - x.shape[-1]
+        padded = F.pad(x, (self.reach, self.reach + surplus))
+        return padded.unfold(-1, self.queries + 2 * self.reach, self.queries)
+
+
+def _blocks(length: int, span: int | None, device: torch.device) -> _Blocks:
+    """The blocks of an axis of `length` positions, of which a query sees `span` (None: all)."""
+    if span is None or span >= 2 * length - 1:
+        return _Blocks(1, length, 0, _offsets(length, 0, device), None)
+    reach = (span - 1) // 2
+    # Blocks of about `reach` queries hold 3 * reach keys. If that is the whole axis, one will do.
+    count = -(-length // max(reach, 1)) if length > 3 * reach else 1
+    queries = -(-length // count)
+    margin = reach if count > 1 else 0
+    offsets = _offsets(queries, margin, device)
+    query = torch.arange(count * queries, device=device).view(count, queries, 1)
+    key = query + offsets
+    visible = (offsets.abs() <= reach) & (query < length) & (key >= 0) & (key < length)
+    return _Blocks(count, queries, margin, offsets, visible)
+
+
+def _offsets(queries: int, margin: int, device: torch.device) -> Tensor:
+    """Key position - query position of a block, int ``[q, q + 2 * margin]``."""
+    key = torch.arange(-margin, queries + margin, device=device)
+    return key - torch.arange(queries, device=device)[:, None]
 
 
 class AttentionFactory(Protocol):
@@ -262,12 +287,6 @@ class AxialAttention2d(nn.Module):
         """x: ``[B, C, H, W]`` -> ``[B, V, (H-1)//stride+1, (W-1)//stride+1]``."""
         x = self.height_axis(x)[:, :, :: self.stride]
         return self.width_axis(x)[:, :, :, :: self.stride]
-
-
-def _offsets(query: Tensor) -> Tensor:
-    """Key position - query position, int ``[L, L]``, for queries ``[N, h, d, L]``."""
-    positions = torch.arange(query.shape[-1], device=query.device)
-    return positions - positions[:, None]
 
 
 def _position_table(rows: int, depth: int) -> nn.Parameter:
