@@ -154,7 +154,10 @@ def unknown_category(content: Any) -> None:
         (smaller_png, rf"{KEY}\.png is 7 x 8 pixels but its image .*is 40 x 24; both must"),
         (unlisted_id, rf"{KEY}\.png has the id 197121 at row 0.*does not list.*; take"),
         (palette_png, rf"{KEY}\.png is no panoptic id PNG \(its pixels are P, not RGB\); give"),
-        (other_version, r"panoptic_2020\.json: category 4 is named Car.*not label 4 of .*v2\.0\.json; take"),
+        (
+            other_version,
+            r"panoptic_2020\.json: category 4 is named Car.*not label 4 of .*v2\.0\.json; take",
+        ),
         (
             partial(change, TABLE, unknown_category),
             r"panoptic_2020\.json: segment 1 of .*category id 99, which is none.*; give",
