@@ -29,7 +29,9 @@ class ImageFolder:
         if not folder.is_dir():
             raise UserError(f"{folder} does not exist; give the folder of the images.")
         self.categories = categories
-        self.files = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+        self.files = sorted(
+            path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file()
+        )
         if not self.files:
             raise UserError(f"{folder} holds no image ({', '.join(suffixes)}); unpack them there.")
 

@@ -159,6 +159,16 @@ def change_a_category(root: Path) -> None:
     )
 
 
+def grey_png(root: Path) -> None:
+    path = root / "annotations" / "panoptic_val2017" / "000000000042.png"
+    Image.new("L", (10, 8)).save(path)
+
+
+def write_sixteen_bits(root: Path) -> None:
+    path = root / "annotations" / "panoptic_val2017" / "000000000042.png"
+    Image.fromarray(official_ids().astype(np.uint16)).save(path)
+
+
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
@@ -172,6 +182,8 @@ def change_a_category(root: Path) -> None:
         (remove_png, r"panoptic_val2017/000000000042\.png does not exist; unpack"),
         (truncate_png, r"panoptic_val2017/000000000042\.png can not be read .*download it again"),
         (shrink_png, r"panoptic_val2017/000000000042\.png is 7 x 8 .*is 10 x 8; both must"),
+        (grey_png, r"000000000042\.png is no panoptic id PNG .*are L, not RGB\); give"),
+        (write_sixteen_bits, r"000000000042\.png is no panoptic id PNG .*not RGB\); give"),
         (hide_a_segment, r"000000000042\.png has the id 5 at row 2.*does not list.*; take"),
         (change_a_category, r"panoptic_val2017\.json: .*category id 91.*; give"),
     ],
@@ -186,3 +198,90 @@ def test_broken_data_is_one_sentence_with_file_and_cure(
     assert "\n" not in message
     assert message.endswith(".")
     assert str(root) in message
+
+
+@pytest.fixture
+def listed_root(root: Path) -> Path:
+    """The root with a list of images in place of annotations, as for test-dev."""
+    (root / "val2017").rename(root / "test2017")
+    shutil.rmtree(root / "annotations" / "panoptic_val2017")
+    (root / "annotations" / "panoptic_val2017.json").unlink()
+    rows = [{"id": 42, "file_name": "000000000042.png", "height": 8, "width": 10}]
+    write_list(root, {"info": {}, "images": rows, "licenses": [], "categories": []})
+    return root
+
+
+def write_list(root: Path, content: Any) -> None:
+    (root / "annotations" / "image_info_test-dev2017.json").write_text(json.dumps(content))
+
+
+def open_test_images(root: Path, **changes: Any) -> CocoPanoptic:
+    arguments = {
+        "image_folder": "test2017",
+        "annotation_file": "annotations/image_info_test-dev2017.json",
+        "panoptic_folder": None,
+    } | changes
+    return open_dataset(root, **arguments)
+
+
+def test_test_images_have_no_ground_truth(listed_root: Path) -> None:
+    dataset = open_test_images(listed_root)
+    sample = dataset.read(0)
+    assert (len(dataset), sample.image_id, sample.segments) == (1, 42, None)
+    np.testing.assert_array_equal(sample.image, IMAGE)
+    assert sample.file_name == str(listed_root / "test2017" / "000000000042.png")
+    assert dataset.categories is CATEGORIES
+
+
+def remove_list(root: Path) -> None:
+    (root / "annotations" / "image_info_test-dev2017.json").unlink()
+
+
+def truncate_list(root: Path) -> None:
+    path = root / "annotations" / "image_info_test-dev2017.json"
+    path.write_text(path.read_text()[:20])
+
+
+def list_nothing(root: Path) -> None:
+    write_list(root, {"annotations": []})
+
+
+def remove_test_image(root: Path) -> None:
+    (root / "test2017" / "000000000042.png").unlink()
+
+
+def truncate_test_image(root: Path) -> None:
+    path = root / "test2017" / "000000000042.png"
+    path.write_bytes(path.read_bytes()[:150])
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (remove_root, r"does not exist; set data\.root"),
+        (remove_list, r"image_info_test-dev2017\.json does not exist; unpack .*set data\.root"),
+        (truncate_list, r"image_info_test-dev2017\.json is not valid JSON .*download it again"),
+        (list_nothing, r"image_info_test-dev2017\.json lists no images \('images'\); give"),
+        (remove_test_image, r"test2017/000000000042\.png does not exist; unpack"),
+        (truncate_test_image, r"test2017/000000000042\.png can not be read .*download it again"),
+    ],
+)
+def test_broken_test_sets_are_one_sentence(
+    listed_root: Path, damage: Callable[[Path], None], sentence: str
+) -> None:
+    damage(listed_root)
+    with pytest.raises(UserError, match=sentence) as caught:
+        open_test_images(listed_root).read(0)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.endswith(".")
+    assert str(listed_root) in message
+
+
+def test_test_images_need_classes(listed_root: Path) -> None:
+    with pytest.raises(UserError, match=r"lists no panoptic classes; give data\.val_dataset"):
+        open_test_images(listed_root, categories=None)
+
+
+def test_class_presence(root: Path) -> None:
+    assert open_dataset(root).class_presence().tolist() == [[False, True, True, True]]

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig

@@ -2,9 +2,11 @@
 
 from itertools import islice
 
+import numpy as np
 import pytest
+import torch
 
-from axialseg.datasets.sampler import CounterSampler, SampleKey, ShardSampler
+from axialseg.datasets.sampler import CounterSampler, SampleKey, ShardSampler, repeat_factors
 
 
 def first(sampler: CounterSampler, count: int) -> list[SampleKey]:
@@ -47,3 +49,42 @@ def test_validation_is_neither_padded_nor_repeated() -> None:
     shards = [list(ShardSampler(5, rank, 2)) for rank in range(2)]
     assert shards == [[0, 2, 4], [1, 3]]
     assert [len(ShardSampler(5, rank, 2)) for rank in range(2)] == [3, 2]
+
+
+PRESENCE = np.zeros((100, 4), bool)
+PRESENCE[:, 1] = True  # everywhere
+PRESENCE[:25, 2] = True  # in a quarter of the images
+PRESENCE[24:28, 3] = True  # in 4 of 100; one of them with class 2
+
+
+def test_repeat_factors_follow_the_lvis_rule() -> None:
+    factors = repeat_factors(PRESENCE, threshold=0.49)
+    assert factors.dtype == torch.float32
+    # By hand: sqrt(0.49 / 0.25) = 1.4 and sqrt(0.49 / 0.04) = 3.5; the larger one wins.
+    torch.testing.assert_close(factors[:24], torch.full((24,), 1.4))
+    torch.testing.assert_close(factors[24:28], torch.full((4,), 3.5))
+    assert (factors[28:] == 1).all()
+    assert (repeat_factors(PRESENCE, threshold=0.001) == 1).all()
+
+
+def test_repeated_images_come_as_often_as_their_factor() -> None:
+    whole = CounterSampler(4, seed=0, repeat_factors=torch.tensor([1.0, 2.0, 3.0, 1.0]))
+    keys = first(whole, 7 * 50)
+    epochs = [[key.item for key in keys[e : e + 7]] for e in range(0, len(keys), 7)]
+    assert all(sorted(epoch) == [0, 1, 1, 2, 2, 2, 3] for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 40
+
+    partly = CounterSampler(4, seed=0, repeat_factors=torch.tensor([1.0, 2.0, 2.5, 1.25]))
+    keys = first(partly, 6750)
+    assert [key.position for key in keys] == list(range(len(keys)))
+    counts = np.bincount([key.item for key in keys])
+    assert abs(counts / counts[0] - [1, 2, 2.5, 1.25]).max() < 0.05
+
+
+@pytest.mark.parametrize("start", [0, 1, 5, 40, 211])
+def test_repeated_orders_resume_and_are_shared_by_ranks(start: int) -> None:
+    factors = torch.linspace(1, 3, 9)
+    whole = first(CounterSampler(9, 5, repeat_factors=factors), 300)
+    for rank in range(2):
+        sampler = CounterSampler(9, 5, start, rank, world=2, repeat_factors=factors)
+        assert first(sampler, 30) == whole[start + rank : start + rank + 60 : 2]
