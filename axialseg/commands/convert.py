@@ -1,6 +1,5 @@
 """`python -m axialseg convert`: a TensorFlow checkpoint into .safetensors with our names."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -83,22 +82,18 @@ def find_model(path: Path, channels: int) -> Candidate:
     from axialseg.checkpoints.tensorflow_weights import open_tensorflow_weights
 
     misfits = {}
-    for candidate in _shipped_models(channels):
-        own = {name: tuple(value.shape) for name, value in candidate.net.state_dict().items()}
+    for name in choices("model"):
         try:
+            candidate = _candidate([f"model={name}"], channels)
+            own = {name: tuple(value.shape) for name, value in candidate.net.state_dict().items()}
             stored = open_tensorflow_weights(path, candidate.net)
             report = compare(own, stored)
-        except UserError:
+        except UserError:  # another model, or a configuration that is still wrong
             continue
         misfits[candidate] = len(report.initialised) + len(stored.unknown)
     if not misfits:
         raise UserError(f"{path} is of no shipped model; say model=<name> and what differs from it")
     return min(misfits, key=lambda candidate: misfits[candidate])
-
-
-def _shipped_models(channels: int) -> Iterator[Candidate]:
-    for name in choices("model"):
-        yield _candidate([f"model={name}"], channels)
 
 
 def _candidate(overrides: list[str], channels: int) -> Candidate:

@@ -86,6 +86,14 @@ def test_checkpoint_of_no_shipped_model(project: Path, refusal: Refusal, tmp_pat
     assert not output.exists()
 
 
+def test_wrong_configurations_are_no_obstacle(
+    project: Path, command: Command, tmp_path: Path
+) -> None:
+    (project / "conf/model/aaa.yaml").write_text("net:\n  _target_: axialseg.models.none.None\n")
+    command(convert.main, [CHECKPOINT, str(tmp_path / "x.safetensors")])
+    assert metadata(tmp_path / "x.safetensors")["model"] == "axial_swidernet_tiny"
+
+
 def test_damaged_archive(refusal: Refusal, tmp_path: Path) -> None:
     archive = as_archive(tmp_path)
     archive.write_bytes(archive.read_bytes()[:-100])
