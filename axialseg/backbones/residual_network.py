@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from axialseg.decoders.stacked import BlockFactory, StackedDecoder
-from axialseg.layers.axial_attention import AttentionFactory
+from axialseg.layers.activation_checkpointing import CheckpointedBlock
+from axialseg.layers.axial_attention import AttentionFactory, AxialStriding
 from axialseg.layers.axial_block import AxialBranch
 from axialseg.layers.drop_path import linear_keep_probability
 from axialseg.layers.normalize import normalize_image
@@ -61,6 +62,12 @@ class ResidualNetwork(nn.Module):
         output_stride: 8, 16 or 32.
         max_pool: activate and max-pool after the stem, instead of a strided first block in stage 2
             (the paper has it, deeplab2 has not).
+        axial_striding: how an axial block strides, see `AxialAttention2d`: the paper and deeplab2
+            subsample after each axis, the authors' PyTorch code averages after both.
+        image_mean: what an RGB image in 0..255 is normalised by, and
+        image_std: its width; the defaults are the authors' TensorFlow code's -1..1.
+        activation_checkpointing: keep no activation inside the residual blocks; the backward pass
+            computes them again.
         drop_path_keep: probability of keeping a residual branch in training; 1 keeps all.
         drop_path_schedule: "linear" falls to `drop_path_keep` at stride 32, "constant" has it
             everywhere.
@@ -92,6 +99,10 @@ class ResidualNetwork(nn.Module):
         value_expansion: int = 2,
         output_stride: int = 16,
         max_pool: bool = False,
+        axial_striding: AxialStriding = "subsample",
+        image_mean: Sequence[float] = (127.5, 127.5, 127.5),
+        image_std: Sequence[float] = (127.5, 127.5, 127.5),
+        activation_checkpointing: bool = False,
         drop_path_keep: float = 1.0,
         drop_path_schedule: DropPathSchedule = "linear",
         drop_path_from_stride: int = 4,
@@ -110,6 +121,9 @@ class ResidualNetwork(nn.Module):
         self.expansions = (axial_expansion, key_expansion, value_expansion)
         self.output_stride = output_stride
         self.max_pool = max_pool
+        self.axial_striding: AxialStriding = axial_striding
+        self.image_mean, self.image_std = tuple(image_mean), tuple(image_std)
+        self.block_class = CheckpointedBlock if activation_checkpointing else ResidualBlock
         self.conv_blocks = dict(enumerate(conv_blocks, start=first_stage))
         self.drop_path_keep = drop_path_keep
         self.drop_path_schedule = drop_path_schedule
@@ -179,15 +193,17 @@ class ResidualNetwork(nn.Module):
         keep = self.drop_path_keep if nominal_stride >= self.drop_path_from_stride else 1.0
         if keep < 1.0 and self.drop_path_schedule == "linear":
             keep = linear_keep_probability(keep, nominal_stride)
-        return ResidualBlock(branch, in_channels, width, stride, keep)
+        return self.block_class(branch, in_channels, width, stride, keep)
 
     def _axial_branch(self, in_channels: int, width: int, stride: int) -> AxialBranch:
         inner, key, value = (width // 4 * expansion for expansion in self.expansions)
-        return AxialBranch(self.attention, in_channels, inner, key, value, width, stride)
+        return AxialBranch(
+            self.attention, in_channels, inner, key, value, width, stride, self.axial_striding
+        )
 
     def raw_stages(self, image: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
         """Stage outputs before activation, ``stage1`` .. ``stage5``; arguments as of `forward`."""
-        x = self.stem(normalize_image(image, valid))
+        x = self.stem(normalize_image(image, valid, self.image_mean, self.image_std))
         if self.max_pool:
             x = F.max_pool2d(F.relu(x), 3, stride=2, padding=1)
         outputs = {"stage1": x}

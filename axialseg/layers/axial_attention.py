@@ -33,6 +33,7 @@ from axialseg.layers.batch_norm import BatchNorm
 from axialseg.layers.convolution import ConvNorm
 from axialseg.layers.initialization import truncated_normal_
 
+AxialStriding = Literal["subsample", "average_pool"]
 MAX_OFFSET = 254  # deeplab2's tables have 2 * 254 + 1 = 509 rows, independent of the image size.
 
 
@@ -257,10 +258,9 @@ class AttentionFactory(Protocol):
 
 
 class AxialAttention2d(nn.Module):
-    """Height-axis attention, then width-axis attention, with subsampling after each axis.
+    """Height-axis attention, then width-axis attention, and a stride.
 
-    Source: deeplab2 ``AxialAttention2D``. With stride 2 every second row is kept after the height
-    axis and every second column after the width axis (the paper's multiply-adds fit this order).
+    Source: deeplab2 ``AxialAttention2D``; csrhddlam/axial-deeplab for "average_pool".
 
     Args:
         attention: makes the layer of one axis.
@@ -268,6 +268,13 @@ class AxialAttention2d(nn.Module):
         key_channels: K of both axes.
         value_channels: V of both axes, channels of the output.
         stride: 1 or 2.
+        striding: "subsample" keeps every second row after the height axis and every second column
+            after the width axis (deeplab2; the paper's multiply-adds fit this order).
+            "average_pool" takes means of 2 x 2 positions after both axes (the authors' PyTorch
+            code), which costs more; at an odd border, of the positions that exist.
+
+    Raises:
+        ValueError: if `striding` is neither.
     """
 
     def __init__(
@@ -277,14 +284,21 @@ class AxialAttention2d(nn.Module):
         key_channels: int,
         value_channels: int,
         stride: int = 1,
+        striding: AxialStriding = "subsample",
     ) -> None:
         super().__init__()
+        if striding not in ("subsample", "average_pool"):
+            raise ValueError(f"axial_striding is subsample or average_pool, not {striding!r}")
         self.stride = stride
+        self.striding = striding
         self.height_axis = attention(in_channels, key_channels, value_channels, axis="height")
         self.width_axis = attention(value_channels, key_channels, value_channels, axis="width")
 
     def forward(self, x: Tensor) -> Tensor:
         """x: ``[B, C, H, W]`` -> ``[B, V, (H-1)//stride+1, (W-1)//stride+1]``."""
+        if self.striding == "average_pool":
+            x = self.width_axis(self.height_axis(x))
+            return F.avg_pool2d(x, self.stride, ceil_mode=True) if self.stride > 1 else x
         x = self.height_axis(x)[:, :, :: self.stride]
         return self.width_axis(x)[:, :, :, :: self.stride]
 

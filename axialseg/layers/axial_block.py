@@ -7,7 +7,7 @@ Source: Wang et al. 2020, "Axial-DeepLab", sec. 3.2 and fig. 2; deeplab2
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from axialseg.layers.axial_attention import AttentionFactory, AxialAttention2d
+from axialseg.layers.axial_attention import AttentionFactory, AxialAttention2d, AxialStriding
 from axialseg.layers.convolution import ConvNorm, ConvNormReLU
 
 
@@ -24,6 +24,7 @@ class AxialBranch(nn.Module):
         value_channels: channels of values over all heads.
         out_channels: width of the last convolution.
         stride: of the attention.
+        striding: how it strides, see `AxialAttention2d`.
     """
 
     def __init__(
@@ -35,11 +36,12 @@ class AxialBranch(nn.Module):
         value_channels: int,
         out_channels: int,
         stride: int = 1,
+        striding: AxialStriding = "subsample",
     ) -> None:
         super().__init__()
         self.conv1 = ConvNormReLU(in_channels, bottleneck_channels)
         self.attention = AxialAttention2d(
-            attention, bottleneck_channels, key_channels, value_channels, stride
+            attention, bottleneck_channels, key_channels, value_channels, stride, striding
         )
         self.conv2 = ConvNorm(value_channels, out_channels, initial_gamma=0.0)
 

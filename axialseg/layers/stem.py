@@ -1,14 +1,19 @@
 """Stems: from the image to features at stride 2.
 
-Source: deeplab2 ``model/layers/stems.py`` and ``model/encoder/axial_resnet.py``. Each ends in a
-batch norm without activation, because residual blocks activate their input themselves.
+Source: deeplab2 ``model/layers/stems.py`` and ``model/encoder/axial_resnet.py``; Wang et al. 2020,
+"Axial-DeepLab", sec. 3.2 for `AxialStem`. Each ends without activation, because residual blocks
+activate their input themselves. The paper scales the stem with the width multiplier, deeplab2
+leaves it at its full width: it is a matter of `channels`.
 """
 
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from axialseg.layers.axial_attention import AttentionFactory
+from axialseg.layers.axial_block import AxialBranch
 from axialseg.layers.convolution import ConvNorm, ConvNormReLU
+from axialseg.layers.residual_block import ResidualBlock
 
 
 class ConvStem(nn.Module):
@@ -42,3 +47,36 @@ class InceptionStem(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """image: ``[B, 3, H, W]`` -> ``[B, C, (H-1)//2+1, (W-1)//2+1]``."""
         return self.conv3(self.conv2(self.conv1(image)))
+
+
+class AxialStem(nn.Module):
+    """Three axial blocks, the first strided: the stem of the stand-alone (full axial) networks.
+
+    The paper gives neither the widths nor how three colours enter a residual block. Here the blocks
+    have the proportions of the stages', and the image enters the first one as it is, not activated.
+
+    Args:
+        channels: of the output.
+        attention: makes one attention layer, see `AxialAttention2d`.
+    """
+
+    def __init__(self, channels: int, attention: AttentionFactory) -> None:
+        super().__init__()
+        self.out_channels = channels
+        inner, key, value = channels // 2, channels // 4, channels // 2
+        self.branch = AxialBranch(attention, 3, inner, key, value, channels, stride=2)
+        self.shortcut = ConvNorm(3, channels, stride=2)
+        self.blocks = nn.Sequential(
+            *(
+                ResidualBlock(
+                    AxialBranch(attention, channels, inner, key, value, channels),
+                    channels,
+                    channels,
+                )
+                for _ in range(2)
+            )
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image: ``[B, 3, H, W]`` -> ``[B, C, (H-1)//2+1, (W-1)//2+1]``."""
+        return self.blocks(self.shortcut(image) + self.branch(image))
