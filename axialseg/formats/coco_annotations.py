@@ -5,6 +5,7 @@ The PNGs are those of `id_png.py`. Ids mean something within their image only; t
 image's segments is kept, because the official score depends on it.
 """
 
+import colorsys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -195,8 +196,20 @@ def _categories(rows: list[dict[str, Any]]) -> Categories:
     if len({row["id"] for row in rows}) != len(rows):
         raise ValueError("a category id is listed twice")
     return contiguous_categories(
-        (row["id"], row["name"], bool(row["isthing"]), tuple(row["color"])) for row in rows
+        (row["id"], row["name"], bool(row["isthing"]), _color(row, number))
+        for number, row in enumerate(rows)
     )
+
+
+def _color(row: dict[str, Any], number: int) -> tuple[int, int, int]:
+    """The category's colour; where the file has none, one that differs from its neighbours'."""
+    if "color" in row:
+        red, green, blue = row["color"]
+    else:
+        hue = number * 0.618034 % 1  # the golden ratio spreads any number of hues evenly
+        saturation = 0.4 + 0.2 * (number % 3)
+        red, green, blue = (255 * c for c in colorsys.hsv_to_rgb(hue, saturation, 0.9))
+    return int(red), int(green), int(blue)
 
 
 def _not_panoptic(path: Path, reason: str) -> UserError:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from axialseg.build import build_evaluation_data, build_net_on_meta, build_training_data
+from axialseg.commands.train import check_training
 from axialseg.config import conf_dir, register_schemas
 from axialseg.errors import UserError
 from axialseg.panoptic.coco_classes import COCO
@@ -190,3 +191,50 @@ def test_real_coco_images() -> None:
         assert set(np.flatnonzero(row)) == set(segments.class_ids.tolist())
         assert (segments.areas() > 0).all()
         assert (segments.id_map == 0).mean() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("data", "overrides"),
+    [
+        (
+            "cityscapes",
+            [
+                "data.train_dataset._target_=axialseg.datasets.cityscapes.CityscapesPanoptic",
+                "data.val_dataset._target_=axialseg.datasets.cityscapes.CityscapesPanoptic",
+            ],
+        ),
+        (
+            "cityscapes",
+            [
+                "+data.train_dataset.annotation_folder=gtCoarse",
+                "data.train_dataset.splits=[train_extra]",
+            ],
+        ),
+        ("cityscapes", ["data.train_dataset.splits=[train,val]", "data.val_dataset.splits=[test]"]),
+        ("coco", ["data.train_transform.color=null", "data.repeat_threshold=0.001"]),
+        ("coco", ["data.train_transform.color.magnitude_scale=1.0"]),
+        (
+            "shapes",
+            ["+data.train_transform.color._target_=axialseg.datasets.color_policy.ColorPolicy"],
+        ),
+        ("mapillary_vistas", ["data.train_transform.resize_range=null"]),
+        ("mapillary_vistas", ["data.val_dataset.split=testing"]),
+    ],
+)
+def test_documented_options_are_right(data: str, overrides: list[str]) -> None:
+    check_training(composed(data, Path("somewhere"), *overrides))
+
+
+def test_official_panoptic_files_and_rare_classes_by_options(tmp_path: Path) -> None:
+    cityscapes_tree.write_tree(tmp_path)
+    for split in ("train", "val"):
+        cityscapes_tree.create_panoptic_images(tmp_path, split)
+    target = "axialseg.datasets.cityscapes.CityscapesPanoptic"
+    small = ["data.crop_size=[65,97]", "data.eval_size=[33,65]", "data.repeat_threshold=0.9"]
+    own = check_batches(composed("cityscapes", tmp_path, *small))
+    options = [f"data.{half}_dataset._target_={target}" for half in ("train", "val")]
+    official = check_batches(composed("cityscapes", tmp_path, *small, *options))
+    assert torch.equal(own.repeat_factors, official.repeat_factors)
+    one, other = next(iter(own.train_dataloader())), next(iter(official.train_dataloader()))
+    for key, value in one.items():
+        assert torch.equal(value, other[key]), key

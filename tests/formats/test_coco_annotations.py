@@ -243,3 +243,23 @@ def test_other_json_is_no_image_list(tmp_path: Path, content: Any) -> None:
     save(tmp_path, content)
     with pytest.raises(UserError, match=r"panoptic\.json lists no images.*; give"):
         read_image_list(tmp_path / "panoptic.json")
+
+
+def test_categories_without_colours_get_some(tmp_path: Path) -> None:
+    content = write_folder(tmp_path)
+    for row in content["categories"][1:]:
+        del row["color"]
+    save(tmp_path, content)
+    cat, dog, grass = read_annotations(tmp_path / "panoptic.json").categories.classes
+    assert cat.color == (200, 10, 10)
+    assert len({cat.color, dog.color, grass.color}) == 3
+    assert all(0 <= channel <= 255 for channel in (*dog.color, *grass.color))
+
+
+@pytest.mark.parametrize("color", [[1, 2], [1, 2, 3, 4], "red", 7])
+def test_wrong_colours_are_refused(tmp_path: Path, color: Any) -> None:
+    content = write_folder(tmp_path)
+    content["categories"][0]["color"] = color
+    save(tmp_path, content)
+    with pytest.raises(UserError, match=r"panoptic\.json is no COCO panoptic annotation file"):
+        read_annotations(tmp_path / "panoptic.json")
