@@ -13,6 +13,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from axialseg.checkpoints.axial_resnet_release import (
+    from_axial_resnet_release,
+    is_axial_resnet_release,
+)
 from axialseg.checkpoints.stored_weights import BACKBONE, StoredTensor, StoredWeights, part_of
 from axialseg.errors import UserError
 
@@ -30,14 +34,19 @@ def open_own_weights(path: Path, net: nn.Module) -> StoredWeights:
 
     Args:
         path: .safetensors, or a file of `torch.save` that holds a state dict or, as Lightning's do,
-            has one under ``state_dict`` with the network's names after ``net.``.
+            has one under ``state_dict`` with the network's names after ``net.``. The state dict may
+            also be that of the released Axial-ResNet, see `axial_resnet_release`.
         net: its names decide what is known.
 
     Raises:
         UserError: The file is missing, truncated or damaged, or holds no weights.
     """
     weights, skipped, steps = _read(path)
-    own = set(net.state_dict())
+    state = net.state_dict()
+    own = set(state)
+    if is_axial_resnet_release(weights):
+        rows = [len(value) for name, value in state.items() if name.endswith("_table")]
+        weights = from_axial_resnet_release(weights, max(rows, default=509))
     weights = _below_backbone(weights, own)
     parts = {part_of(name) for name in own}
     return StoredWeights(
