@@ -7,6 +7,7 @@ alone, which would otherwise move twice in a step.
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +24,19 @@ class CheckpointedBlock(ResidualBlock):
         """x: ``[B, C_in, H, W]`` before activation -> ``[B, C_out, H', W']`` before activation."""
         if not self.training or not torch.is_grad_enabled():
             return super().forward(x)
+        return _recomputed(self, x)
 
-        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            return nullcontext(), frozen_statistics(self)
 
-        output: Tensor = checkpoint(super().forward, x, use_reentrant=False, context_fn=contexts)
-        return output
+@torch.compiler.disable  # the compiler can not trace contexts; it compiles what lies between
+def _recomputed(block: ResidualBlock, x: Tensor) -> Tensor:
+    """The block's output, of which the backward pass keeps `x` only."""
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), frozen_statistics(block)
+
+    run = partial(ResidualBlock.forward, block)
+    output: Tensor = checkpoint(run, x, use_reentrant=False, context_fn=contexts)
+    return output
 
 
 @contextmanager
