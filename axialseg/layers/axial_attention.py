@@ -147,7 +147,7 @@ class AxialAttention(nn.Module):
         blocks = _blocks(length, self.span, x.device)
         local = self._weights(query, key, blocks).flatten(2, 3)  # [N, h, b * q, k]
         window = torch.arange(local.shape[-1], device=x.device)
-        starts = torch.arange(blocks.count, device=x.device) * blocks.queries
+        starts = torch.arange(blocks.number, device=x.device) * blocks.queries
         position = starts.repeat_interleave(blocks.queries)[:, None] + window  # reach + key
         weights = local.new_zeros(*local.shape[:-1], local.shape[-2] + 2 * blocks.reach)
         weights.scatter_(-1, position.expand_as(local), local)
@@ -194,7 +194,7 @@ class _Blocks(NamedTuple):
     blocks share keys but no query. The last block may have surplus queries beyond the axis.
 
     Attributes:
-        count: b, number of blocks; 1 where every query sees the whole axis.
+        number: b, of blocks; 1 where every query sees the whole axis.
         queries: q, queries of a block.
         reach: positions beyond its queries, on each side, whose keys belong to a block.
         offsets: key position - query position, int ``[q, k]`` with k = q + 2 * reach.
@@ -202,7 +202,7 @@ class _Blocks(NamedTuple):
             None means everywhere.
     """
 
-    count: int
+    number: int
     queries: int
     reach: int
     offsets: Tensor
@@ -210,12 +210,12 @@ class _Blocks(NamedTuple):
 
     def split(self, x: Tensor) -> Tensor:
         """x: ``[..., L]`` -> ``[..., b, q]``; the surplus is 0."""
-        surplus = self.count * self.queries - x.shape[-1]
-        return F.pad(x, (0, surplus)).unflatten(-1, (self.count, self.queries))
+        surplus = self.number * self.queries - x.shape[-1]
+        return F.pad(x, (0, surplus)).unflatten(-1, (self.number, self.queries))
 
     def keys(self, x: Tensor) -> Tensor:
         """x: ``[..., L]`` -> ``[..., b, k]``, a view; what does not exist is 0."""
-        surplus = self.count * self.queries - x.shape[-1]
+        surplus = self.number * self.queries - x.shape[-1]
         padded = F.pad(x, (self.reach, self.reach + surplus))
         return padded.unfold(-1, self.queries + 2 * self.reach, self.queries)
 
