@@ -7,13 +7,13 @@ Source: deeplab2 ``model/encoder/axial_resnet.py`` and ``axial_resnet_instances.
 2020, "Axial-DeepLab", sec. 3.2 and 4.1.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, Protocol, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from axialseg.decoders.stacked import BlockFactory, StackedDecoder
+from axialseg.decoders.stacked import AfterBlock, BlockFactory, StackedDecoder
 from axialseg.layers.activation_checkpointing import CheckpointedBlock
 from axialseg.layers.axial_attention import AttentionFactory, AxialStriding
 from axialseg.layers.axial_block import AxialBranch
@@ -162,8 +162,12 @@ class ResidualNetwork(nn.Module):
         return int(min(2**stage, self.output_stride))
 
     def decoder_block(self, in_channels: int, channels: int, stride: int) -> ResidualBlock:
-        """A block for a stacked decoder at a stride, of the kind that the stage there has."""
-        return self._block(stride.bit_length() - 1, in_channels, channels, stride, strides=False)
+        """A block for a stacked decoder at a stride, of the kind that the stage there has.
+
+        At the stride of the deepest stage it is one of that stage.
+        """
+        stage = 5 if stride == self._stride(5) else stride.bit_length() - 1
+        return self._block(stage, in_channels, channels, 2**stage, strides=False)
 
     def _block(
         self, stage: int, in_channels: int, width: int, nominal_stride: int, strides: bool
@@ -201,22 +205,40 @@ class ResidualNetwork(nn.Module):
             self.attention, in_channels, inner, key, value, width, stride, self.axial_striding
         )
 
-    def raw_stages(self, image: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
-        """Stage outputs before activation, ``stage1`` .. ``stage5``; arguments as of `forward`."""
+    def raw_stages(
+        self,
+        image: Tensor,
+        valid: Tensor | None = None,
+        after_block: AfterBlock | None = None,
+    ) -> dict[str, Tensor]:
+        """Stage outputs before activation, ``stage1`` .. ``stage5``.
+
+        Args:
+            image: as of `forward`.
+            valid: as of `forward`.
+            after_block: called between the blocks of the stages.
+        """
         x = self.stem(normalize_image(image, valid, self.image_mean, self.image_std))
         if self.max_pool:
             x = F.max_pool2d(F.relu(x), 3, stride=2, padding=1)
         outputs = {"stage1": x}
         for name, blocks in self.stages.items():
-            x = blocks(x)
+            if after_block is None:
+                x = blocks(x)
+            else:
+                for index, block in enumerate(cast(Iterable[nn.Module], blocks)):
+                    x = after_block(name, index, block(x))
             outputs[name] = x
         return outputs
 
-    def decoded(self, raw_stages: Mapping[str, Tensor]) -> Mapping[int, Sequence[Tensor]]:
+    def decoded(
+        self, raw_stages: Mapping[str, Tensor], after_block: AfterBlock | None = None
+    ) -> Mapping[int, Sequence[Tensor]]:
         """Runs the stacked decoder, if there is one.
 
         Args:
             raw_stages: what `raw_stages` returns.
+            after_block: called between the blocks of the stacked decoder.
 
         Returns:
             Tensors before activation by stride, oldest first, `recorded` tells their channels. The
@@ -226,7 +248,9 @@ class ResidualNetwork(nn.Module):
             self._stride(int(name.removeprefix("stage"))): [raw_stages[name]]
             for name in self.stages  # a deeper stage at the same stride takes the place
         }
-        return records if self.stacked_decoder is None else self.stacked_decoder(records)
+        if self.stacked_decoder is None:
+            return records
+        return self.stacked_decoder(records, after_block)
 
     def forward(self, image: Tensor, valid: Tensor | None = None) -> Mapping[str, Tensor]:
         """Computes the features that decoders read.

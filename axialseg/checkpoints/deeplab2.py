@@ -6,6 +6,7 @@ list of variables of each published architecture).
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,21 +14,62 @@ from torch import nn
 
 from axialseg.backbones.residual_network import ResidualNetwork
 from axialseg.decoders.context import ASPP, NoContext, PointwiseContext
+from axialseg.decoders.max_deeplab import MaxDeepLabHeads
 from axialseg.decoders.panoptic_deeplab import PanopticDeepLabDecoder, PredictionHead
 from axialseg.decoders.stacked import StackedDecoder
 from axialseg.layers.axial_attention import AxialAttention, AxialAttention2d
 from axialseg.layers.axial_block import AxialBranch
 from axialseg.layers.batch_norm import BatchNorm
 from axialseg.layers.convolution import ConvNorm, SeparableConvNormReLU
+from axialseg.layers.dual_path_transformer import DualPathTransformer, NormalizedAttention
 from axialseg.layers.residual_block import BasicBranch, BottleneckBranch, ResidualBlock
 from axialseg.layers.resized_fuse import ResizedFuse
 from axialseg.layers.stem import ConvStem, InceptionStem
+from axialseg.models.max_deeplab import MaxDeepLab
 from axialseg.models.panoptic_deeplab import PanopticDeepLab
+
+
+def _max_deeplab_names(net: nn.Module) -> dict[str, str]:
+    """Names of MaX-DeepLab's parts.
+
+    deeplab2 counts the stages of the extra decoder on from the backbone's, whose last one the first
+    extra stage continues.
+    """
+    assert isinstance(net, MaxDeepLab)
+    names = {
+        "backbone": "encoder",
+        "memory": "encoder/memory_feature",
+        "class_feature": "encoder/_class_feature_extra",
+        "mask_feature": "encoder/_mask_feature_extra",
+        "semantic_decoder": "semantic_decoder",
+        "heads": "",
+    }
+    for stage in range(1, 6):
+        names[f"transformers.backbone.stage{stage}.{{n}}"] = (
+            f"encoder/_stage{stage}/_block{{n+1}}_transformer"
+        )
+    decoder = net.backbone.stacked_decoder
+    count = 0 if decoder is None else len(decoder.stages)
+    for stage in range(1, count + 1):
+        names[f"transformers.decoder.stage{stage}.{{n}}"] = (
+            f"encoder/_decoder_stage{stage}/_block{{n+1}}_transformer"
+        )
+    for index in range(len(net.extra_stages.stages)):
+        number = count + index
+        theirs = f"encoder/_decoder_stage{number}" if number else "encoder/_stage5"
+        names[f"extra_stages.stages.{index}.fuse"] = f"{theirs}_extra_resized_fuse"
+        names[f"extra_stages.stages.{index}.blocks"] = f"{theirs}_extra"
+        names[f"transformers.extra.stage{index + 1}.{{n}}"] = (
+            f"{theirs}_extra/_block{{n+1}}_transformer"
+        )
+    return names
+
 
 # Our class -> {path below it: path below the TensorFlow object}; "" keeps the same object. A path
 # of ours may end at a child module or at a parameter. "{n}" stands for a number, "{n+1}" for the
-# next.
-CHILD_NAMES: dict[type[nn.Module], dict[str, str]] = {
+# next. Where the names depend on the object, a function of it stands in for the table.
+NameTable = dict[str, str]
+CHILD_NAMES: dict[type[nn.Module], NameTable | Callable[[nn.Module], NameTable]] = {
     BatchNorm: {
         "weight": "gamma",
         "bias": "beta",
@@ -95,6 +137,36 @@ CHILD_NAMES: dict[type[nn.Module], dict[str, str]] = {
         "predict.weight": "final_conv/kernel",
         "predict.bias": "final_conv/bias",
     },
+    NormalizedAttention: {
+        "similarity_norm": "_batch_norm_similarity",
+        "retrieval_norm": "_batch_norm_retrieved_value",
+    },
+    DualPathTransformer: {
+        "memory_conv1": "_memory_conv1_bn_act",
+        "pixel_conv1": "_pixel_conv1_bn_act",
+        "memory_qkv": "_memory_qkv_conv_bn",
+        "memory_query": "_memory_query_conv_bn",
+        "pixel_qkv": "_pixel_qkv_conv_bn",
+        "pixel_kv": "_pixel_kv_conv_bn",
+        "memory_attention": "_memory_attention",
+        "pixel_attention": "_pixel_attention",
+        "memory_conv3": "_memory_conv3_bn",
+        "feed_forward.conv1": "_memory_ffn_conv1_bn_act",
+        "feed_forward.conv2": "_memory_ffn_conv2_bn",
+        "pixel_conv3": "_pixel_conv3_bn",
+    },
+    MaxDeepLabHeads: {
+        "pixel_head": "pixel_space_head",
+        "pixel_norm": "pixel_space_feature_batch_norm",
+        "mask_head": "transformer_mask_head",
+        "mask_norm": "pixel_space_mask_batch_norm",
+        "class_head.weight": "transformer_class_head/_conv/kernel",
+        "class_head.bias": "transformer_class_head/_conv/bias",
+        "semantic_head.fuse": "semantic_head_without_last_layer",
+        "semantic_head.predict.weight": "semantic_last_layer/kernel",
+        "semantic_head.predict.bias": "semantic_last_layer/bias",
+    },
+    MaxDeepLab: _max_deeplab_names,
     PanopticDeepLab: {
         "backbone": "encoder",
         "semantic_decoder": "semantic_decoder",
@@ -135,6 +207,8 @@ def _collect(module: nn.Module, ours: str, theirs: str, names: dict[str, str]) -
     table = next((CHILD_NAMES[c] for c in type(module).__mro__ if c in CHILD_NAMES), None)
     if table is None:
         raise KeyError(f"no TensorFlow names are known for {type(module).__name__} at {ours!r}")
+    if not isinstance(table, dict):
+        table = table(module)
     for pattern, name in table.items():
         for path, index in _matches(module, pattern):
             target = name.replace("{n+1}", str(index + 1))

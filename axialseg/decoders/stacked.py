@@ -7,7 +7,8 @@ The decoder works on records: for each stride the tensors that were computed the
 activation, oldest first. A backbone gives one of each stride; every stage adds its own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -25,6 +26,20 @@ class BlockFactory(Protocol):
         ...
 
 
+class AfterBlock(Protocol):
+    """What else happens between residual blocks: MaX-DeepLab's memory path."""
+
+    def __call__(self, stage: str, block: int, x: Tensor) -> Tensor:
+        """Called with the output ``[B, C, h, w]`` of a block; what it returns goes on.
+
+        Args:
+            stage: name of the stage, ``stage1`` .. ; those of a stacked decoder count on their own.
+            block: its number in the stage, from 0.
+            x: before activation.
+        """
+        ...
+
+
 class DecoderStage(nn.Module):
     """A fuse, if the stride changes, and residual blocks.
 
@@ -39,12 +54,18 @@ class DecoderStage(nn.Module):
         self.fuse = fuse
         self.blocks = nn.Sequential(*blocks)
 
-    def forward(self, x: Tensor, records: Sequence[Tensor]) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        records: Sequence[Tensor],
+        after_block: Callable[[int, Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """Computes the stage.
 
         Args:
             x: the current tensor ``[B, C_in, h_in, w_in]``, before activation.
             records: of the stage's stride, each ``[B, C, h, w]``, before activation.
+            after_block: called with the number and the output of each block.
 
         Returns:
             ``[B, C, h, w]``, before activation.
@@ -52,7 +73,11 @@ class DecoderStage(nn.Module):
         if self.fuse is not None:
             height, width = records[-1].shape[-2:]
             x = self.fuse([x, *records[-FUSED_RECORDS:]], (height, width))
-        return self.blocks(x)
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if after_block is not None:
+                x = after_block(index, x)
+        return x
 
 
 class StackedDecoder(nn.Module):
@@ -117,11 +142,16 @@ class StackedDecoder(nn.Module):
             stride = target
         self.stride = stride
 
-    def forward(self, records: Mapping[int, Sequence[Tensor]]) -> dict[int, list[Tensor]]:
+    def forward(
+        self,
+        records: Mapping[int, Sequence[Tensor]],
+        after_block: AfterBlock | None = None,
+    ) -> dict[int, list[Tensor]]:
         """Adds the stages' outputs to the records.
 
         Args:
             records: by stride, oldest first, each ``[B, C, h, w]`` before activation.
+            after_block: called between the blocks.
 
         Returns:
             The records and the stages' outputs, alike.
@@ -129,8 +159,9 @@ class StackedDecoder(nn.Module):
         extended = {stride: list(tensors) for stride, tensors in records.items()}
         current = self.first_stride
         x = extended[current][-1]
-        for stride, stage in zip(self.strides, self.stages, strict=True):
-            x = stage(x, extended[stride])
+        for number, (stride, stage) in enumerate(zip(self.strides, self.stages, strict=True), 1):
+            after = None if after_block is None else partial(after_block, f"stage{number}")
+            x = stage(x, extended[stride], after)
             if stride == current:
                 extended[stride][-1] = x
             else:

@@ -1,0 +1,106 @@
+"""The heads of MaX-DeepLab: masks, their classes, and an auxiliary semantic segmentation.
+
+Source: Wang et al. 2021, "MaX-DeepLab" (arXiv 2012.00759), sec. 3.1 and 3.4; deeplab2
+``model/decoder/max_deeplab.py``.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from axialseg.decoders.panoptic_deeplab import PredictionHead
+from axialseg.layers.batch_norm import BatchNorm
+from axialseg.layers.convolution import ConvNorm
+from axialseg.layers.initialization import truncated_normal_
+
+NO_OBJECT_PRIOR = 0.9  # share of the slots that "no object" is given before training
+
+
+class MaxDeepLabOutput(NamedTuple):
+    """Raw heads, h and w at stride 4, N slots.
+
+    Attributes:
+        mask_logits: ``[B, N, h, w]``; a softmax over the slots gives their masks.
+        class_logits: ``[B, N, classes + 1]``: things, then stuff, then "no object".
+        pixel_embedding: ``[B, D, h, w]``, of length 1 at each pixel.
+        semantic: logits ``[B, semantic_channels, h, w]`` by class id, for an auxiliary loss.
+    """
+
+    mask_logits: Tensor
+    class_logits: Tensor
+    pixel_embedding: Tensor
+    semantic: Tensor
+
+
+class MaxDeepLabHeads(nn.Module):
+    """Masks are products of pixel embeddings and slot embeddings.
+
+    Args:
+        pixel_channels: channels of the pixel feature.
+        slot_channels: channels of the slots' features.
+        semantic_feature_channels: channels of the auxiliary head's feature.
+        class_channels: classes and "no object".
+        semantic_channels: channels of the auxiliary head.
+        embedding_channels: D.
+        pixel_head_channels: inner width of the pixel head.
+        semantic_head_channels: inner width of the auxiliary head.
+    """
+
+    def __init__(
+        self,
+        pixel_channels: int,
+        slot_channels: int,
+        semantic_feature_channels: int,
+        class_channels: int,
+        semantic_channels: int,
+        embedding_channels: int = 128,
+        pixel_head_channels: int = 256,
+        semantic_head_channels: int = 256,
+    ) -> None:
+        super().__init__()
+        self.pixel_head = PredictionHead(pixel_channels, pixel_head_channels, embedding_channels)
+        self.pixel_norm = BatchNorm(embedding_channels)
+        self.mask_head = ConvNorm(slot_channels, embedding_channels)
+        # One scale for all mask logits; small at first, so that no slot takes all.
+        self.mask_norm = BatchNorm(1, initial_gamma=0.1)
+        self.class_head = nn.Conv2d(slot_channels, class_channels, 1)
+        truncated_normal_(self.class_head.weight, 0.01)
+        assert self.class_head.bias is not None
+        nn.init.zeros_(self.class_head.bias)
+        odds = NO_OBJECT_PRIOR / (1 - NO_OBJECT_PRIOR)
+        self.no_object_bias = math.log((class_channels - 1) * odds)
+        self.semantic_head = PredictionHead(
+            semantic_feature_channels, semantic_head_channels, semantic_channels
+        )
+
+    def forward(
+        self,
+        pixel_feature: Tensor,
+        class_feature: Tensor,
+        mask_feature: Tensor,
+        semantic_feature: Tensor,
+    ) -> MaxDeepLabOutput:
+        """Predicts the raw heads.
+
+        Args:
+            pixel_feature: ``[B, C_p, h, w]``, activated.
+            class_feature: ``[B, C_s, N]``, activated.
+            mask_feature: ``[B, C_s, N]``, activated.
+            semantic_feature: ``[B, C_f, h, w]``, activated.
+        """
+        embedding = self.pixel_norm(self.pixel_head(pixel_feature))
+        squared = embedding.float().square().sum(1, keepdim=True)
+        embedding = embedding * squared.clamp(min=1e-12).rsqrt().to(embedding.dtype)
+        masks = self.mask_head(mask_feature.unsqueeze(-1)).squeeze(-1)  # [B, D, N]
+        logits = torch.einsum("bdhw,bdn->bnhw", embedding, masks)
+        classes = self.class_head(class_feature.unsqueeze(-1)).squeeze(-1).transpose(1, 2)
+        bias = F.pad(classes.new_full((1,), self.no_object_bias), (classes.shape[-1] - 1, 0))
+        return MaxDeepLabOutput(
+            self.mask_norm(logits.unsqueeze(1)).squeeze(1),
+            classes + bias,
+            embedding,
+            self.semantic_head(semantic_feature),
+        )

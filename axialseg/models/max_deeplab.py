@@ -1,0 +1,212 @@
+"""MaX-DeepLab: masks and classes straight from the image, by a dual-path transformer.
+
+Source: Wang et al. 2021, "MaX-DeepLab" (arXiv 2012.00759), sec. 3; deeplab2
+``model/encoder/axial_resnet.py`` and ``model/deeplab.py``.
+
+The backbone is what was pre-trained on ImageNet; all that MaX-DeepLab adds, the memory and its
+transformers between the backbone's blocks included, is outside of it.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from axialseg.backbones.residual_network import ResidualNetwork, StackedDecoderFactory
+from axialseg.decoders.max_deeplab import MaxDeepLabHeads, MaxDeepLabOutput
+from axialseg.decoders.stacked import AfterBlock, StackedDecoder
+from axialseg.layers.convolution import ConvNormReLU
+from axialseg.layers.dual_path_transformer import DualPathTransformer
+from axialseg.layers.initialization import truncated_normal_
+from axialseg.layers.residual_block import ResidualBlock
+from axialseg.models.panoptic_deeplab import DecoderFactory
+
+
+class TransformerFactory(Protocol):
+    """Makes a transformer; `DualPathTransformer` with its options set is one."""
+
+    def __call__(
+        self,
+        pixel_channels: int,
+        memory_channels: int,
+        channels: int,
+        *,
+        keep_probability: float,
+    ) -> DualPathTransformer:
+        """See `DualPathTransformer`."""
+        ...
+
+
+class MaxDeepLab(nn.Module):
+    """Backbone with a memory path, more decoder stages, and three heads.
+
+    Args:
+        backbone: see `ResidualNetwork`.
+        semantic_channels: channels of the auxiliary semantic head.
+        extra_stages: makes the decoder stages that go on where the backbone ends; the last one is at
+            the stride of the masks.
+        transformer: makes the transformer after a block.
+        transformer_channels: K of the transformers after each block of a stage of the backbone
+            (``stage1`` .. ``stage5``), and of the decoder stages, the backbone's and the extra ones,
+            at the backbone's output stride (``decoder``). A stage without an entry has none.
+        semantic_decoder: makes the decoder of the auxiliary semantic head on the backbone's
+            features; None lets the head read the last but one record at the stride of the masks.
+        class_channels: classes and "no object"; None is `semantic_channels`, right where the
+            channels of the semantic head are the classes and void (COCO).
+        memory_channels: C_m.
+        slots: N, masks that can be predicted for an image.
+        memory_slots: rows of the learned memory, the first N of which are used; None is N.
+        slot_channels: width of the slots' features for masks and classes.
+        embedding_channels: of pixels and of slots, whose products are the masks.
+        pixel_head_channels: inner width of the pixel head.
+        semantic_head_channels: inner width of the semantic head.
+
+    Raises:
+        ValueError: `transformer_channels` names no stage of the backbone, or there are more slots
+            than rows.
+    """
+
+    def __init__(
+        self,
+        backbone: ResidualNetwork,
+        semantic_channels: int,
+        extra_stages: StackedDecoderFactory,
+        transformer: TransformerFactory,
+        transformer_channels: Mapping[str, int],
+        semantic_decoder: DecoderFactory | None,
+        class_channels: int | None = None,
+        memory_channels: int = 256,
+        slots: int = 128,
+        memory_slots: int | None = None,
+        slot_channels: int = 256,
+        embedding_channels: int = 128,
+        pixel_head_channels: int = 256,
+        semantic_head_channels: int = 256,
+    ) -> None:
+        super().__init__()
+        rows = slots if memory_slots is None else memory_slots
+        if slots > rows:
+            raise ValueError(f"{slots} slots need as many rows of the memory, not {rows}")
+        self.backbone = backbone
+        backbone.requires_grad_(True)  # the stacked decoder too: here the outputs need it
+        self.extra_stages = extra_stages(
+            recorded=backbone.recorded,
+            stride=backbone.decoded_stride,
+            make_block=backbone.decoder_block,
+        )
+        self.slots = slots
+        self.memory = nn.Parameter(truncated_normal_(torch.empty(1, rows, memory_channels), 1.0))
+        self.transformers = _transformers(
+            backbone, self.extra_stages, transformer, transformer_channels, memory_channels
+        )
+        self.class_feature = ConvNormReLU(memory_channels, slot_channels)
+        self.mask_feature = ConvNormReLU(memory_channels, slot_channels)
+        records = self.extra_stages.recorded[self.extra_stages.stride]
+        self.semantic_decoder = semantic_decoder and semantic_decoder(backbone.channels)
+        self.heads = MaxDeepLabHeads(
+            records[-1],
+            slot_channels,
+            self.semantic_decoder.out_channels if self.semantic_decoder else records[-2],
+            semantic_channels if class_channels is None else class_channels,
+            semantic_channels,
+            embedding_channels,
+            pixel_head_channels,
+            semantic_head_channels,
+        )
+
+    def forward(self, image: Tensor, valid: Tensor | None = None) -> MaxDeepLabOutput:
+        """Predicts the raw heads.
+
+        Args:
+            image: ``[B, 3, H, W]`` RGB, uint8 or float, 0..255.
+            valid: bool ``[B, H, W]``, False at padding; None if nothing was padded.
+        """
+        memory = self.memory[:, : self.slots].transpose(1, 2).expand(len(image), -1, -1)
+        path = _MemoryPath(self.transformers, memory)
+        stages = self.backbone.raw_stages(image, valid, path.through("backbone"))
+        decoded = self.backbone.decoded(stages, path.through("decoder"))
+        records = self.extra_stages(decoded, path.through("extra"))[self.extra_stages.stride]
+        features = {name.replace("stage", "res"): F.relu(x) for name, x in stages.items()}
+        if self.semantic_decoder is not None:
+            semantic = self.semantic_decoder(features)
+        else:
+            semantic = F.relu(records[-2])
+        slots = path.memory.unsqueeze(-1)
+        return self.heads(
+            F.relu(records[-1]),
+            self.class_feature(slots).squeeze(-1),
+            self.mask_feature(slots).squeeze(-1),
+            semantic,
+        )
+
+
+class _MemoryPath:
+    """The memory on its way through one forward pass.
+
+    Attributes:
+        memory: ``[B, C_m, N]``, as the last transformer left it.
+    """
+
+    def __init__(self, transformers: nn.ModuleDict, memory: Tensor) -> None:
+        self.memory = memory
+        self._transformers = transformers
+
+    def through(self, part: str) -> AfterBlock:
+        """The transformers of a part of the network, to be called after its blocks."""
+        stages = cast(nn.ModuleDict, self._transformers[part])
+
+        def after_block(stage: str, block: int, x: Tensor) -> Tensor:
+            if stage in stages:
+                x, self.memory = cast(nn.ModuleDict, stages[stage])[str(block)](x, self.memory)
+            return x
+
+        return after_block
+
+
+def _transformers(
+    backbone: ResidualNetwork,
+    extra_stages: StackedDecoder,
+    transformer: TransformerFactory,
+    channels: Mapping[str, int],
+    memory_channels: int,
+) -> nn.ModuleDict:
+    """Transformers by part (backbone, decoder, extra), stage and block; arguments of `MaxDeepLab`."""
+    unknown = set(channels) - {*backbone.stages, "decoder"}
+    if unknown:
+        raise ValueError(
+            f"transformer_channels names {sorted(unknown)[0]}, but there are "
+            f"{', '.join(backbone.stages)} and decoder"
+        )
+
+    def after_each(blocks: nn.Module, pixel_channels: int, width: int) -> nn.ModuleDict:
+        return nn.ModuleDict(
+            {
+                str(index): transformer(
+                    pixel_channels,
+                    memory_channels,
+                    width,
+                    keep_probability=block.drop_path.keep_probability,
+                )
+                for index, block in enumerate(cast(Iterable[ResidualBlock], blocks))
+            }
+        )
+
+    parts = nn.ModuleDict({part: nn.ModuleDict() for part in ("backbone", "decoder", "extra")})
+    for stage, blocks in backbone.stages.items():
+        if stage in channels:
+            width = backbone.channels[stage.replace("stage", "res")]
+            cast(nn.ModuleDict, parts["backbone"])[stage] = after_each(
+                blocks, width, channels[stage]
+            )
+    deepest = backbone.decoded_stride
+    for part, decoder in (("decoder", backbone.stacked_decoder), ("extra", extra_stages)):
+        if decoder is None or "decoder" not in channels:
+            continue
+        for number, (stride, stage) in enumerate(zip(decoder.strides, decoder.stages, strict=True)):
+            if stride == deepest:
+                cast(nn.ModuleDict, parts[part])[f"stage{number + 1}"] = after_each(
+                    cast(nn.Module, stage.blocks), decoder.recorded[stride][-1], channels["decoder"]
+                )
+    return parts
