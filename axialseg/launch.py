@@ -9,6 +9,7 @@ left alone.
 
 import json
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -70,14 +71,15 @@ def run_on_devices(
         batch_size: see `resolve_hardware`.
 
     Returns:
-        PQ in per cent.
+        PQ in per cent; NaN where there is no ground truth to score against.
     """
     hardware = resolve_hardware(cfg.trainer, batch_size)
     if hardware.world_size > 1 and started_ranks(os.environ) is None:
         run_on_ranks(module, folder, hardware.world_size)
     else:
         _work_alone(work, cfg, hardware, folder)
-    return float(json.loads((folder / "metrics.json").read_text())[OBJECTIVE])
+    metrics = folder / "metrics.json"
+    return float(json.loads(metrics.read_text())[OBJECTIVE]) if metrics.is_file() else math.nan
 
 
 def _work_alone(work: Work, cfg: DictConfig, hardware: Hardware, folder: Path) -> None:

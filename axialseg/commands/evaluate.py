@@ -92,13 +92,15 @@ def _validate(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
     checkpoint = cfg.ckpt or Path(cfg.run) / "checkpoints" / "last.ckpt"
     steps = load_trained_weights(task.get_submodule("net"), checkpoint)
     trainer = build_trainer(cfg, hardware, folder)
+    if trainer.is_global_zero:  # a test set gets none, and must not keep an earlier one's
+        (folder / "metrics.json").unlink(missing_ok=True)
     # The callbacks tell the step; a trainer that has not trained would say 0.
     progress = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress
     progress.optimizer.step.total.completed = steps
     trainer.validate(task, datamodule=datamodule, verbose=False)
     trainer.strategy.barrier()  # rank 0 has written metrics.json
     if trainer.is_global_zero:
-        log.info("Metrics, official predictions and pictures are in %s", os.path.relpath(folder))
+        log.info("What was written is in %s", os.path.relpath(folder))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from axialseg.commands import evaluate, train
@@ -69,6 +70,31 @@ def test_evaluation_goes_into_the_runs_folder(run_folder: Path, command: Command
     command(evaluate.main, [f"run={run_folder}", "model.postprocess.stuff_area_limit=1000000"])
     metrics = json.loads((run_folder / "evaluation/metrics.json").read_text())
     assert metrics["PQ_stuff"] == 0.0
+
+
+def test_images_without_ground_truth_get_predictions_only(
+    run_folder: Path, tmp_path: Path, command: Command
+) -> None:
+    root = Path(yaml.safe_load((run_folder / ".hydra/config.yaml").read_text())["data"]["root"])
+    listed = json.loads((root / "annotations/panoptic_val2017.json").read_text())
+    images = {name: part for name, part in listed.items() if name != "annotations"}
+    (tmp_path / "image_info.json").write_text(json.dumps(images))
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "metrics.json").write_text('{"PQ": 1.0}')  # of an earlier evaluation
+    overrides = [
+        "data=coco_format",
+        f"data.root={root}",
+        f"data.val_dataset.annotation_file={tmp_path / 'image_info.json'}",
+        "data.val_dataset.panoptic_folder=null",
+        "++data.val_dataset.categories={_target_:hydra.utils.get_object,"
+        "path:axialseg.datasets.shape_scenes.CATEGORIES}",
+        "data.val_num_workers=0",
+    ]
+    command(evaluate.main, [f"run={run_folder}", *overrides, f"output={results}"])
+    assert not (results / "metrics.json").exists()
+    predictions = json.loads((results / "predictions.json").read_text())["annotations"]
+    assert len(predictions) == len(images["images"])
 
 
 def test_checkpoint_without_a_run(
