@@ -4,13 +4,14 @@ Data set's metadata first, because the heads follow its classes; then the networ
 post-processing; then the task, the callbacks and the trainer.
 """
 
+import inspect
 import os
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig, OmegaConf
@@ -30,6 +31,12 @@ def build(node: DictConfig, **arguments: Any) -> Any:
     return instantiate(node, _partial_=True, _convert_="all")(**arguments)
 
 
+def _asked_for(node: DictConfig, offered: dict[str, Any]) -> dict[str, Any]:
+    """Those of the arguments that the constructor of a `_target_` node has; methods differ."""
+    names = inspect.signature(get_object(node._target_)).parameters
+    return {name: value for name, value in offered.items() if name in names}
+
+
 def build_training_data(cfg: DictConfig, world_size: int) -> Any:
     """The LightningDataModule with what the model's loss compares with."""
     accumulated = cfg.trainer.accumulate_grad_batches
@@ -44,8 +51,12 @@ def build_evaluation_data(cfg: DictConfig) -> Any:
 
 def build_net(model: DictConfig, categories: Categories) -> nn.Module:
     """The network, its heads sized by the classes; weights as initialised."""
+    sizes = {
+        "semantic_channels": categories.semantic_channels,
+        "class_channels": len(categories) + 1,  # and "no object"
+    }
     backbone = build(model.backbone)
-    return build(model.net, backbone=backbone, semantic_channels=categories.semantic_channels)
+    return build(model.net, backbone=backbone, **_asked_for(model.net, sizes))
 
 
 def build_net_on_meta(model: DictConfig, semantic_channels: int) -> nn.Module:
@@ -61,10 +72,15 @@ def build_task(cfg: DictConfig, categories: Categories) -> pl.LightningModule:
     Without a `schedule`, as in an evaluation, the task can not be trained.
     """
     model, schedule = cfg.model, cfg.schedule
+    class_ids = {
+        "ignore_class": categories.ignore_class,
+        "thing_ids": categories.thing_ids,
+        "stuff_ids": categories.stuff_ids,
+    }
     return build(
         model.task,
         net=build_net(model, categories),
-        loss=build(model.loss, ignore_class=categories.ignore_class),
+        loss=build(model.loss, **_asked_for(model.loss, class_ids)),
         postprocess=build(model.postprocess, categories=categories),
         optimizer=schedule and instantiate(schedule.optimizer, _convert_="all"),
         parameter_groups=schedule and instantiate(schedule.parameter_groups, _convert_="all"),

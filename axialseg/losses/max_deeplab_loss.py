@@ -1,0 +1,226 @@
+"""The loss of MaX-DeepLab: PQ-style mask and class terms, and three auxiliary terms.
+
+Source: Wang et al. 2021, "MaX-DeepLab" (arXiv 2012.00759), sec. 3.2 and 3.4, eq. 5 to 13; deeplab2
+``model/loss/max_deeplab_loss.py``; factors from deeplab2's COCO configurations.
+
+Shapes: B batch, M masks of the ground truth, N slots, P = h * w pixels of the prediction, D channels
+of the pixel embedding, K classes without "no object".
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from axialseg.losses.mask_targets import MaskRows, mask_rows, subsample
+from axialseg.losses.matching import match_masks
+from axialseg.losses.top_k import average_top_k
+
+_SMALLEST_WEIGHT = 1e-5  # a weight of 0 would leave the mask or slot out of the mean
+_NO_SLOT_LOGIT = -99999.0  # of a mask that is left over when there are more masks than slots
+
+
+class MaskHeads(Protocol):
+    """What the loss reads: `axialseg.decoders.max_deeplab.MaxDeepLabOutput`."""
+
+    mask_logits: Tensor
+    class_logits: Tensor
+    pixel_embedding: Tensor
+    semantic: Tensor
+
+
+class _Similarity(NamedTuple):
+    """Of each mask and each slot.
+
+    Attributes:
+        intersection: ``[B, M, N]``, pixels that they share, softly.
+        mask_area: ``[B, M]``.
+        slot_area: ``[B, N]``, on pixels that are not void.
+        void_share: ``[B, N]``, part of the slot's pixels that is void.
+        dice: ``[B, M, N]``.
+        class_probability: ``[B, M, N]``, of the mask's class.
+    """
+
+    intersection: Tensor
+    mask_area: Tensor
+    slot_area: Tensor
+    void_share: Tensor
+    dice: Tensor
+    class_probability: Tensor
+
+
+class MaxDeepLabLoss(nn.Module):
+    """Weighted terms, computed at the resolution of the masks, in float32.
+
+    Args:
+        ignore_class: class id of void.
+        thing_ids: class ids of the things, in the order of the class logits.
+        stuff_ids: class ids of the stuff, which follow them.
+        pq_weight: factor of the PQ-style loss, both terms.
+        mask_id_weight: factor of the cross-entropy over slots at each pixel.
+        instance_discrimination_weight: factor of the contrastive loss of the pixel embedding.
+        semantic_weight: factor of the auxiliary semantic cross-entropy.
+        matched_share: weight of slots with a mask in the PQ-style loss; the others have the rest.
+        temperature: of the instance discrimination.
+    """
+
+    def __init__(
+        self,
+        ignore_class: int,
+        thing_ids: Sequence[int],
+        stuff_ids: Sequence[int],
+        pq_weight: float = 3.0,
+        mask_id_weight: float = 0.3,
+        instance_discrimination_weight: float = 1.0,
+        semantic_weight: float = 1.0,
+        matched_share: float = 0.75,
+        temperature: float = 0.3,
+    ) -> None:
+        super().__init__()
+        self.ignore_class = ignore_class
+        self.thing_ids = tuple(thing_ids)
+        self.stuff_ids = tuple(stuff_ids)
+        self.pq_weight = pq_weight
+        self.mask_id_weight = mask_id_weight
+        self.instance_discrimination_weight = instance_discrimination_weight
+        self.semantic_weight = semantic_weight
+        self.matched_share = matched_share
+        self.temperature = temperature
+
+    def forward(self, outputs: MaskHeads, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Batch means of the terms, each a float32 scalar that already has its factor.
+
+        Args:
+            outputs: raw heads.
+            targets: ``semantic`` int ``[B, H, W]`` class ids; ``semantic_weight`` float
+                ``[B, H, W]``; ``thing_id_mask`` int ``[B, H, W]``, number of the thing, -1 at none;
+                ``thing_id_class`` int ``[B, T]``, class id of each thing, -1 past the last.
+
+        Returns:
+            ``pq_mask``, ``pq_class``, ``mask_id``, ``instance_discrimination`` and ``semantic``;
+            their sum is the loss. NaN if a head is not finite.
+        """
+        return {name: term.mean() for name, term in self.per_sample(outputs, targets).items()}
+
+    def per_sample(
+        self,
+        outputs: MaskHeads,
+        targets: Mapping[str, Tensor],
+        matching: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The terms of each sample, ``[B]``.
+
+        Args:
+            outputs: as of `forward`.
+            targets: as of `forward`.
+            matching: int64 ``[B, M]``, slot of each mask; None finds the best one.
+        """
+        # The matcher and the sums over all pixels would suffer from half precision.
+        with torch.autocast(outputs.mask_logits.device.type, enabled=False):
+            size = (outputs.mask_logits.shape[-2], outputs.mask_logits.shape[-1])
+            rows = mask_rows(targets, size, self.thing_ids, self.stuff_ids, self.ignore_class)
+            logits = outputs.mask_logits.float().flatten(2)
+            class_logits = outputs.class_logits.float()
+            similarity = _similarity(logits, class_logits, rows)
+            cost = -(similarity.dice * similarity.class_probability).detach()
+            slots = match_masks(cost, rows.valid) if matching is None else matching
+            terms = {
+                "pq_mask": self._pq_mask(similarity, rows, slots),
+                "pq_class": self._pq_class(similarity, class_logits, rows, slots),
+                "mask_id": self.mask_id_weight * _mask_id(logits, rows, slots),
+                "instance_discrimination": self.instance_discrimination_weight
+                * self._discrimination(outputs.pixel_embedding.float().flatten(2), rows),
+                "semantic": self.semantic_weight * self._semantic(outputs, targets, size),
+            }
+            # Without a matching there is no loss; NaN makes the trainer report and skip the step.
+            terms["pq_mask"] = terms["pq_mask"] + 0.0 * cost.sum((1, 2))
+        return terms
+
+    def _pq_mask(self, similarity: _Similarity, rows: MaskRows, slots: Tensor) -> Tensor:
+        """Smooth Dice loss of the matched masks, weighted by the probability of their class."""
+        matched, index = slots >= 0, slots.clamp(min=0)
+        intersection = _of_slot(similarity.intersection, index) * matched
+        area = similarity.slot_area.gather(1, index) * matched + similarity.mask_area
+        dice_loss = 1.0 - (2.0 * intersection + 1.0) / (area + 1.0)
+        probability = _of_slot(similarity.class_probability, index) * matched
+        weight = probability.detach().clamp(min=_SMALLEST_WEIGHT) * rows.valid
+        factor = self.pq_weight * self.matched_share / similarity.slot_area.shape[1]
+        return factor * (weight * dice_loss).sum(1)
+
+    def _pq_class(
+        self, similarity: _Similarity, class_logits: Tensor, rows: MaskRows, slots: Tensor
+    ) -> Tensor:
+        """Cross-entropy of the slots' classes, weighted by how well their masks fit."""
+        batch, count, channels = class_logits.shape
+        # A left-over mask adds its class to slot 0, as in the original.
+        target = slots.clamp(min=0) * channels + rows.class_index
+        positive = torch.zeros(batch, count * channels, device=slots.device)
+        positive.scatter_add_(1, target, rows.valid.to(positive.dtype))
+        positive = positive.unflatten(1, (count, channels))
+        has_mask = positive.amax(-1) == 1.0
+        matched, index = slots >= 0, slots.clamp(min=0)
+        fit = torch.zeros(batch, count, device=slots.device)
+        dice = _of_slot(similarity.dice, index).detach() * matched
+        fit.scatter_reduce_(1, index, dice, "amax")
+        weight = torch.where(has_mask, fit, similarity.void_share.detach())
+        log_sum = class_logits.logsumexp(-1)
+        classes = positive.sum(-1)
+        # TensorFlow's gradient takes several classes for one; the value counts each of them.
+        several = ((classes - 1).clamp(min=0) * log_sum).detach()
+        with_mask = classes.clamp(max=1) * log_sum + several - (positive * class_logits).sum(-1)
+        without_mask = ~has_mask * (log_sum - class_logits[..., -1])
+        loss = self.matched_share * with_mask + (1.0 - self.matched_share) * without_mask
+        return self.pq_weight * average_top_k(weight.clamp(min=_SMALLEST_WEIGHT) * loss, 1.0)
+
+    def _discrimination(self, embedding: Tensor, rows: MaskRows) -> Tensor:
+        """Pixels of things against the mean embeddings of all masks; embedding ``[B, D, P]``."""
+        mean = embedding @ rows.one_hot / rows.one_hot.sum(1, keepdim=True).clamp(min=1.0)
+        mean = mean * mean.square().sum(1, keepdim=True).clamp(min=1e-12).rsqrt()
+        similarity = mean.transpose(1, 2) @ embedding / self.temperature  # [B, M, P]
+        similarity = similarity.masked_fill(~rows.valid[..., None], _NO_SLOT_LOGIT)
+        target = torch.where(rows.is_thing, rows.pixel_row, -1)
+        losses = F.cross_entropy(similarity, target, ignore_index=-1, reduction="none")
+        return average_top_k(losses, 1.0)
+
+    def _semantic(
+        self, outputs: MaskHeads, targets: Mapping[str, Tensor], size: tuple[int, int]
+    ) -> Tensor:
+        classes = subsample(targets["semantic"], size).long()
+        losses = F.cross_entropy(
+            outputs.semantic.float(), classes, reduction="none", ignore_index=self.ignore_class
+        )
+        weighted = losses * subsample(targets["semantic_weight"], size)
+        return average_top_k(weighted.flatten(1), 1.0)
+
+
+def _similarity(logits: Tensor, class_logits: Tensor, rows: MaskRows) -> _Similarity:
+    """logits ``[B, N, P]``, class_logits ``[B, N, K + 1]``."""
+    probability = logits.softmax(1)
+    known = rows.is_known[:, None].to(probability.dtype)
+    on_known = probability * known
+    intersection = (on_known @ rows.one_hot).transpose(1, 2)
+    mask_area, slot_area = rows.one_hot.sum(1), on_known.sum(2)
+    dice = intersection / ((mask_area[:, :, None] + slot_area[:, None]) / 2 + 1e-5)
+    void_share = (probability * (1 - known)).sum(2) / (probability.sum(2) + 1e-5)
+    by_class = class_logits.softmax(-1).transpose(1, 2)
+    index = rows.class_index[..., None].expand(-1, -1, logits.shape[1])
+    return _Similarity(
+        intersection, mask_area, slot_area, void_share, dice, by_class.gather(1, index)
+    )
+
+
+def _mask_id(logits: Tensor, rows: MaskRows, slots: Tensor) -> Tensor:
+    """Cross-entropy over the slots ``[B, N, P]`` at pixels of a mask."""
+    has_mask = rows.pixel_row >= 0
+    slot = slots.gather(1, rows.pixel_row.clamp(min=0))  # [B, P]
+    logit = logits.gather(1, slot.clamp(min=0)[:, None]).squeeze(1)
+    logit = torch.where(slot >= 0, logit, _NO_SLOT_LOGIT)
+    losses = (logits.logsumexp(1) - logit) * (has_mask & rows.is_known)
+    return average_top_k(losses, 1.0)
+
+
+def _of_slot(values: Tensor, slots: Tensor) -> Tensor:
+    """Values ``[B, M, N]`` at the slot of each mask ``[B, M]``."""
+    return values.gather(2, slots[..., None]).squeeze(2)

@@ -1,0 +1,303 @@
+"""From MaX-DeepLab's heads to a panoptic map: each pixel to its slot, or masks pasted in order.
+
+Source: Wang et al. 2021, "MaX-DeepLab" (arXiv 2012.00759), sec. 3.1 (pixel-wise); deeplab2
+``model/post_processor/max_deeplab.py``. Mask logits are upsampled a band of rows at a time, so that
+memory is a few maps of the image's size however many slots there are.
+
+Shapes: N slots, K classes without "no object", H and W of the image, h and w of the logits.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from axialseg.panoptic.categories import Categories
+from axialseg.panoptic.panoptic_map import CLASS_DIVISOR
+
+_LOGITS_AT_A_TIME = 1 << 24  # upsampled mask logits held at a time
+
+
+class MaskResult(NamedTuple):
+    """What a post-processing returns for one image; the last three fields are for mask AP.
+
+    Attributes:
+        panoptic: int32 ``[H, W]``, class * divisor + instance.
+        semantic: int32 ``[H, W]``, class ids; not filtered by confidence or area.
+        instance: int32 ``[H, W]``, 1 + position of the pixel's slot, also where it is not confident.
+        instance_score: float32 ``[H, W]``, probability of the pixel's slot.
+        semantic_score: float32 ``[H, W]``, probability of the slot's class.
+    """
+
+    panoptic: Tensor
+    semantic: Tensor
+    instance: Tensor
+    instance_score: Tensor
+    semantic_score: Tensor
+
+
+class MaskHeads(Protocol):
+    """What the post-processing reads: `axialseg.decoders.max_deeplab.MaxDeepLabOutput`."""
+
+    mask_logits: Tensor
+    class_logits: Tensor
+
+
+class Slots(NamedTuple):
+    """The slots' classes.
+
+    Attributes:
+        class_index: int64 ``[N]``, position among things, then stuff.
+        confidence: float ``[N]``, probability of that class.
+    """
+
+    class_index: Tensor
+    confidence: Tensor
+
+
+class PixelWisePostProcess:
+    """Gives each pixel to its best slot; slots and pixels that are not confident are void.
+
+    Args:
+        categories: the classes; tells things from stuff, and void.
+        class_threshold: slots whose class has a smaller probability are left out.
+        pixel_threshold: pixels whose slot has no larger probability are void, and so are those whose
+            best slot was left out.
+        thing_area_limit: things with fewer pixels in the image become void (100 for COCO at 641,
+            256 at 1025).
+        stuff_area_limit: stuff classes with fewer pixels in the image become void (1600 for COCO at
+            641, 4096 at 1025).
+        divisor: of the panoptic map's values.
+    """
+
+    def __init__(
+        self,
+        categories: Categories,
+        class_threshold: float = 0.7,
+        pixel_threshold: float = 0.4,
+        thing_area_limit: int = 100,
+        stuff_area_limit: int = 1600,
+        divisor: int = CLASS_DIVISOR,
+    ) -> None:
+        self.class_threshold = class_threshold
+        self.pixel_threshold = pixel_threshold
+        self.merge = SlotMerge(categories, thing_area_limit, stuff_area_limit, divisor)
+
+    def __call__(self, outputs: MaskHeads, size: tuple[int, int]) -> list[MaskResult]:
+        """Results of each image at the size (H, W); `outputs` are raw heads."""
+        return [
+            self.single(masks, classes, size)
+            for masks, classes in zip(
+                outputs.mask_logits.float(), outputs.class_logits.float(), strict=True
+            )
+        ]
+
+    def single(
+        self, mask_logits: Tensor, class_logits: Tensor, size: tuple[int, int]
+    ) -> MaskResult:
+        """One image; mask_logits ``[N, h, w]``, class_logits ``[N, K + 1]``, size (H, W)."""
+        slots = slot_classes(class_logits)
+        detected = slots.confidence >= self.class_threshold
+        bands = [self._band(band, detected) for band in upsampled_bands(mask_logits, size)]
+        slot, best, score, confident = (torch.cat(parts) for parts in zip(*bands, strict=True))
+        if not bool(detected.any()):
+            confident, score = torch.zeros_like(confident), torch.zeros_like(score)
+        panoptic = self.merge(slot, confident, slots.class_index)
+        return MaskResult(
+            panoptic,
+            self.merge.class_ids.to(slot.device)[slots.class_index[best]].int(),
+            (slot + 1).int(),
+            score,
+            slots.confidence[slot],
+        )
+
+    def _band(self, logits: Tensor, detected: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of logits ``[N, rows, W]``: slot, slot of all, score, and whether it is confident."""
+        best_logit, best = logits.max(0)
+        among = logits.masked_fill(~detected[:, None, None], -torch.inf)
+        logit, slot = among.max(0)
+        score = 1.0 / (among - logit).exp().sum(0)
+        # With equal logits the detected slot is as good as the best one.
+        return slot, best, score, (score > self.pixel_threshold) & (logit == best_logit)
+
+
+class MaskWisePostProcess:
+    """Pastes the masks, the most confident first, where nothing has been pasted yet.
+
+    Source: also Cheng et al. 2021, "Per-Pixel Classification is Not All You Need"; Li et al. 2022,
+    "Panoptic SegFormer".
+
+    Args:
+        categories: the classes; tells things from stuff, and void.
+        thing_threshold: slots of things with a smaller class probability are left out.
+        stuff_threshold: slots of stuff with a smaller class probability are left out.
+        pixel_threshold: a mask is where its slot has a larger probability.
+        overlap_threshold: a mask is left out unless more than this share of it is still free.
+        class_power: of the class probability in the order of pasting.
+        mask_power: of the mask's mean probability in the order of pasting.
+        thing_area_limit: as of `PixelWisePostProcess`.
+        stuff_area_limit: as of `PixelWisePostProcess`.
+        divisor: of the panoptic map's values.
+    """
+
+    def __init__(
+        self,
+        categories: Categories,
+        thing_threshold: float = 0.7,
+        stuff_threshold: float = 0.5,
+        pixel_threshold: float = 0.4,
+        overlap_threshold: float = 0.5,
+        class_power: float = 1.0,
+        mask_power: float = 1.0,
+        thing_area_limit: int = 100,
+        stuff_area_limit: int = 1600,
+        divisor: int = CLASS_DIVISOR,
+    ) -> None:
+        self.thing_threshold = thing_threshold
+        self.stuff_threshold = stuff_threshold
+        self.pixel_threshold = pixel_threshold
+        self.overlap_threshold = overlap_threshold
+        self.class_power = class_power
+        self.mask_power = mask_power
+        self.merge = SlotMerge(categories, thing_area_limit, stuff_area_limit, divisor)
+
+    def __call__(self, outputs: MaskHeads, size: tuple[int, int]) -> list[MaskResult]:
+        """Results of each image at the size (H, W); `outputs` are raw heads."""
+        return [
+            self.single(masks, classes, size)
+            for masks, classes in zip(
+                outputs.mask_logits.float(), outputs.class_logits.float(), strict=True
+            )
+        ]
+
+    def single(
+        self, mask_logits: Tensor, class_logits: Tensor, size: tuple[int, int]
+    ) -> MaskResult:
+        """One image; mask_logits ``[N, h, w]``, class_logits ``[N, K + 1]``, size (H, W).
+
+        `instance` counts the slots in the order of pasting.
+        """
+        slots = slot_classes(class_logits)
+        order = self._order(mask_logits, slots.confidence)
+        ordered = Slots(*(values[order] for values in slots))
+        is_thing = ordered.class_index < self.merge.things
+        threshold = torch.where(is_thing, self.thing_threshold, self.stuff_threshold)
+        pasted = (ordered.confidence >= threshold).nonzero().squeeze(1)
+        masks, bests, scores = [], [], []
+        for logits in upsampled_bands(mask_logits, size):
+            probability = logits.softmax(0)
+            score, best = probability.max(0)
+            masks.append(probability[order[pasted]] > self.pixel_threshold)
+            bests.append(best)
+            scores.append(score)
+
+        slot = torch.zeros(size, dtype=torch.long, device=mask_logits.device)
+        free = torch.ones_like(slot, dtype=torch.bool)
+        for position, mask in zip(pasted, torch.cat(masks, dim=1), strict=True):
+            visible = mask & free
+            # No branch on the device's numbers, so that a GPU need not be waited for.
+            visible &= visible.sum() > mask.sum() * self.overlap_threshold
+            slot = torch.where(visible, position, slot)
+            free &= ~visible
+        panoptic = self.merge(slot, ~free, ordered.class_index)
+        best = torch.cat(bests)
+        return MaskResult(
+            panoptic,
+            self.merge.class_ids.to(slot.device)[slots.class_index[best]].int(),
+            (slot + 1).int(),
+            torch.cat(scores),
+            torch.where(free, 0.0, ordered.confidence[slot]),
+        )
+
+    def _order(self, mask_logits: Tensor, confidence: Tensor) -> Tensor:
+        """Slots, the first to be pasted first; int64 ``[N]``."""
+        probability = mask_logits.softmax(0).flatten(1)
+        mask = probability > self.pixel_threshold
+        mean = (probability * mask).sum(1) / mask.sum(1).clamp(min=1)
+        score = confidence**self.class_power * mean**self.mask_power
+        return score.argsort(descending=True, stable=True)
+
+
+class SlotMerge:
+    """From a map of slots to panoptic values, without small segments.
+
+    Args:
+        categories: the classes.
+        thing_area_limit: things with fewer pixels become void.
+        stuff_area_limit: stuff classes with fewer pixels become void.
+        divisor: of the values.
+
+    Attributes:
+        things: number of thing classes, which come first among the class indices.
+        class_ids: int64 ``[K]``, class id of each class index.
+    """
+
+    def __init__(
+        self, categories: Categories, thing_area_limit: int, stuff_area_limit: int, divisor: int
+    ) -> None:
+        self.things = len(categories.thing_ids)
+        self.class_ids = torch.tensor([*categories.thing_ids, *categories.stuff_ids])
+        self.ignore_class = categories.ignore_class
+        self.thing_area_limit = thing_area_limit
+        self.stuff_area_limit = stuff_area_limit
+        self.divisor = divisor
+
+    def __call__(self, slot: Tensor, confident: Tensor, class_index: Tensor) -> Tensor:
+        """Merges one image.
+
+        Args:
+            slot: int64 ``[H, W]``.
+            confident: bool ``[H, W]``; other pixels are void.
+            class_index: int64 ``[N]``, of the slots.
+
+        Returns:
+            int32 ``[H, W]``, class * divisor, for things + 1 + slot.
+        """
+        # All sums go over slots, of which there are few, not over pixels.
+        area = torch.bincount(slot[confident], minlength=len(class_index))
+        by_class = torch.bincount(class_index, weights=area.double(), minlength=len(self.class_ids))
+        is_thing = class_index < self.things
+        stays = torch.where(
+            is_thing,
+            area >= self.thing_area_limit,
+            by_class[class_index] >= self.stuff_area_limit,
+        )
+        number = torch.arange(1, len(class_index) + 1, device=slot.device) * is_thing
+        value = self.class_ids.to(slot.device)[class_index] * self.divisor + number
+        void = self.ignore_class * self.divisor
+        return torch.where(confident & stays[slot], value[slot], void).int()
+
+
+def slot_classes(class_logits: Tensor) -> Slots:
+    """The best class of each slot besides "no object"; class_logits ``[N, K + 1]``."""
+    confidence, class_index = class_logits.softmax(-1)[:, :-1].max(-1)
+    return Slots(class_index, confidence)
+
+
+def upsampled_bands(logits: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
+    """Bands ``[N, rows, W]`` that together are ``[N, h, w]`` at the size (H, W), corners aligned."""
+    height, width = size
+    columns = _interpolation(logits.shape[2], width, logits)
+    rows = _interpolation(logits.shape[1], height, logits)
+    step = max(_LOGITS_AT_A_TIME // (len(logits) * width), 1)
+    for start in range(0, height, step):
+        band = _interpolated(logits, 1, *(part[start : start + step] for part in rows))
+        yield _interpolated(band, 2, *columns)
+
+
+def _interpolation(source: int, target: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Lower neighbour, int64, and share of the upper one, of each of `target` positions."""
+    step = (source - 1) / max(target - 1, 1)
+    position = torch.arange(target, dtype=like.dtype, device=like.device) * step
+    lower = position.long().clamp(max=max(source - 2, 0))
+    return lower, position - lower
+
+
+def _interpolated(x: Tensor, dim: int, lower: Tensor, share: Tensor) -> Tensor:
+    """Linear interpolation along a dimension."""
+    upper = (lower + 1).clamp(max=x.shape[dim] - 1)
+    below, above = x.index_select(dim, lower), x.index_select(dim, upper)
+    shape = [1] * x.ndim
+    shape[dim] = -1
+    return torch.lerp(below, above, share.view(shape))

@@ -1,0 +1,160 @@
+"""MaX-DeepLab's loss and its matching against the authors' numbers."""
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from golden_data import arrays, assert_close, facts, nchw, nhwc
+from torch import Tensor
+
+from axialseg.decoders.max_deeplab import MaxDeepLabOutput
+from axialseg.losses.mask_targets import subsample
+from axialseg.losses.matching import match_masks
+from axialseg.losses.max_deeplab_loss import MaxDeepLabLoss
+
+TERMS = {
+    "pq_mask": "pq_style_loss_mask_dice_term",
+    "pq_class": "pq_style_loss_class_term",
+    "mask_id": "mask_id_cross_entropy_loss",
+    "instance_discrimination": "instance_discrimination_loss",
+    "semantic": "semantic_loss",
+}
+HEADS = {
+    "mask_logits": "pixel_space_mask_logits",
+    "class_logits": "transformer_class_logits",
+    "pixel_embedding": "pixel_space_normalized_feature",
+    "semantic": "semantic_logits",
+}
+CASES = [
+    "max_more_slots_than_masks", "max_fewer_slots_than_masks", "max_cityscapes_like",
+    "max_all_void", "max_coco_full_size_vocabulary", "max_coco_clear_matching",
+]  # fmt: skip
+
+
+def loss_of(case: str) -> MaxDeepLabLoss:
+    args = facts("losses")[case]
+    return MaxDeepLabLoss(args["ignore_label"], args["thing_class_ids"], args["stuff_class_ids"])
+
+
+def outputs(case: str) -> MaxDeepLabOutput:
+    data = arrays("losses")
+    heads = {}
+    for ours, theirs in HEADS.items():
+        value = data[f"{case}|pred|{theirs}"]
+        heads[ours] = torch.tensor(value) if ours == "class_logits" else nchw(value)
+    return MaxDeepLabOutput(**{name: head.requires_grad_() for name, head in heads.items()})
+
+
+def targets(case: str) -> dict[str, Tensor]:
+    names = {
+        "semantic": "semantic_gt",
+        "semantic_weight": "semantic_loss_weight",
+        "thing_id_mask": "thing_id_mask_gt",
+        "thing_id_class": "thing_id_class_gt",
+    }
+    data = arrays("losses")
+    return {ours: torch.tensor(data[f"{case}|true|{name}"]) for ours, name in names.items()}
+
+
+def golden_matching(case: str) -> Tensor:
+    """The stored matching, of the masks that occur."""
+    data = arrays("losses")
+    matching = torch.tensor(data[f"{case}|matching"]).long()
+    # Rows without a mask have one constant cost.
+    present = torch.tensor(np.abs(data[f"{case}|hungarian_weights"]).min(-1) < 900)
+    assert len(present) == 1
+    slots = torch.where(matching.sum(-1) > 0, matching.argmax(-1), -1)
+    return slots[present][None]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_terms_and_gradients(case: str) -> None:
+    data = arrays("losses")
+    loss, heads = loss_of(case), outputs(case)
+    # Of near-ties in float32 the original took one that is not the best.
+    matching = golden_matching(case) if case == "max_coco_full_size_vocabulary" else None
+    terms = loss.per_sample(heads, targets(case), matching)
+    for ours, theirs in TERMS.items():
+        expected = data[f"{case}|loss|{theirs}"]
+        assert_close(terms[ours].detach().numpy(), expected, ours, 1e-5, floor=1e-8)
+    total = torch.stack(list(terms.values())).sum(0)
+    assert_close(total.detach().numpy(), data[f"{case}|loss|total_loss"], "total", 1e-5)
+    total.mean().backward()
+    for ours, theirs in HEADS.items():
+        gradient = getattr(heads, ours).grad
+        actual = gradient.numpy() if ours == "class_logits" else nhwc(gradient)
+        assert_close(actual, data[f"{case}|grad|{theirs}"], ours, floor=1e-9)
+
+
+def test_forward_is_the_mean_of_the_samples() -> None:
+    case = "max_more_slots_than_masks"
+    loss, heads, truth = loss_of(case), outputs(case), targets(case)
+    for name, term in loss(heads, truth).items():
+        torch.testing.assert_close(term, loss.per_sample(heads, truth)[name].mean())
+
+
+def test_best_matching_is_no_worse_than_the_stored_one() -> None:
+    case = "max_coco_full_size_vocabulary"
+    cost = torch.tensor(arrays("losses")[f"{case}|hungarian_weights"])
+    present = cost.abs().amin(-1) < 900
+    rows = cost[present][None]
+    ours = match_masks(rows, torch.ones(rows.shape[:2], dtype=torch.bool))
+    theirs = golden_matching(case)
+    totals = [rows.gather(2, slots[..., None]).sum() for slots in (ours, theirs)]
+    assert totals[0] <= totals[1] + 1e-7
+    assert len(set(ours[0].tolist())) == len(ours[0])
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_matchings_cost_what_the_authors_do(number: int) -> None:
+    data = arrays("losses")
+    cost = torch.tensor(data[f"hungarian/{number}|weights"])
+    slots = match_masks(cost, torch.ones(cost.shape[:2], dtype=torch.bool))
+    matched = cost.gather(2, slots.clamp(min=0)[..., None]).squeeze(2) * (slots >= 0)
+    expected = (data[f"hungarian/{number}|matching"] * data[f"hungarian/{number}|weights"]).sum(
+        (1, 2)
+    )
+    np.testing.assert_allclose(matched.sum(1).numpy(), expected, rtol=1e-6)
+
+
+def test_matching_tries_all() -> None:
+    cost = torch.rand(1, 3, 4)
+    best = min(
+        float(sum(cost[0, row, slot] for row, slot in enumerate(order)))
+        for order in permutations(range(4), 3)
+    )
+    slots = match_masks(cost, torch.tensor([[True, True, True]]))
+    assert float(cost.gather(2, slots[..., None]).sum()) == pytest.approx(best)
+    slots = match_masks(cost, torch.tensor([[False, True, False]]))
+    assert slots.tolist() == [[-1, int(cost[0, 1].argmin()), -1]]
+
+
+@pytest.mark.parametrize("head", ["mask_logits", "class_logits"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_values_that_are_not_finite_give_a_loss_that_says_so(head: str, value: float) -> None:
+    case = "max_more_slots_than_masks"
+    heads = MaxDeepLabOutput(*(x.detach().clone() for x in outputs(case)))
+    getattr(heads, head)[0, 0] = value
+    terms = loss_of(case).per_sample(heads, targets(case))
+    total = torch.stack(list(terms.values())).sum(0)
+    assert not torch.isfinite(total[0])
+    assert torch.isfinite(total[1])  # the other image is not to blame
+
+
+def test_loss_is_float32_under_autocast() -> None:
+    case = "max_more_slots_than_masks"
+    loss, heads, truth = loss_of(case), outputs(case), targets(case)
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = loss(heads, truth)
+    for name, term in loss(heads, truth).items():
+        assert terms[name].dtype == torch.float32
+        torch.testing.assert_close(terms[name], term)
+
+
+def test_subsampling_keeps_the_corners() -> None:
+    x = torch.arange(2 * 9 * 13).view(2, 9, 13)
+    assert torch.equal(subsample(x, (3, 4)), x[:, ::4, ::4])
+    assert torch.equal(subsample(x, (9, 13)), x)
+    assert torch.equal(subsample(x, (1, 1)), x[:, :1, :1])
+    assert subsample(x[:, :8, :12], (2, 3)).shape == (2, 2, 3)

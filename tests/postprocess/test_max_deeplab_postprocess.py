@@ -1,0 +1,97 @@
+"""MaX-DeepLab's post-processing against the authors' maps."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from golden_data import arrays, assert_close, facts, nchw
+from torch import Tensor
+
+from axialseg.panoptic.categories import Categories
+from axialseg.panoptic.cityscapes_classes import CITYSCAPES
+from axialseg.panoptic.coco_classes import COCO
+from axialseg.postprocess import max_deeplab
+from axialseg.postprocess.max_deeplab import MaskWisePostProcess, PixelWisePostProcess
+
+CASES = [
+    "pixelwise", "no_area_limit", "semantic_variant", "no_detections", "pixel_threshold_099",
+    "batch2", "ties", "maskwise", "cityscapes",
+]  # fmt: skip
+FREE = {"class_threshold": 0.0, "pixel_threshold": 0.0}
+
+
+class Heads(NamedTuple):
+    mask_logits: Tensor
+    class_logits: Tensor
+
+
+def heads(case: str) -> Heads:
+    data = arrays("post_processing")
+    classes = torch.from_numpy(data[f"mx/{case}|in|class_logits"])
+    return Heads(nchw(data[f"mx/{case}|in|mask_logits"]), classes)
+
+
+def post_process(case: str) -> Any:
+    args = facts("post_processing")[f"mx/{case}"]["args"]
+    categories: Categories = CITYSCAPES if case == "cityscapes" else COCO
+    assert list(categories.thing_ids) == args["thing_class_ids"]
+    common = {name: args[name] for name in ("thing_area_limit", "stuff_area_limit")} | {
+        "divisor": args["label_divisor"]
+    }
+    pixel_threshold = args["pixel_confidence_threshold"]
+    config = args["maskwise_postprocessing_config"]
+    if config is None:
+        threshold = args["transformer_class_confidence_threshold"]
+        return PixelWisePostProcess(categories, threshold, pixel_threshold, **common)
+    return MaskWisePostProcess(
+        categories,
+        config["transformer_class_confidence_threshold_thing"],
+        config["transformer_class_confidence_threshold_stuff"],
+        pixel_threshold,
+        config["overlapping_threshold"],
+        config["reorder_class_weight"],
+        config["reorder_mask_weight"],
+        **common,
+    )
+
+
+@pytest.mark.parametrize("at_a_time", [1 << 24, 16 * 81 * 7])
+@pytest.mark.parametrize("case", CASES)
+def test_maps_are_the_authors(case: str, at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(max_deeplab, "_LOGITS_AT_A_TIME", at_a_time)  # one band, and bands of 7
+    data = arrays("post_processing")
+    results = post_process(case)(heads(case), (65, 81))
+    expected = {
+        key: data[f"mx/{case}|out|{key}"]
+        for key in ("panoptic", "mask_id_plus_one", "semantic", "instance_score", "semantic_score")
+    }
+    assert len(results) == len(expected["panoptic"])
+    for index, result in enumerate(results):
+        np.testing.assert_array_equal(result.panoptic.numpy(), expected["panoptic"][index])
+        if case == "no_detections":
+            continue  # the original leaves its other maps empty
+        np.testing.assert_array_equal(result.instance.numpy(), expected["mask_id_plus_one"][index])
+        for name in ("instance_score", "semantic_score"):
+            assert_close(getattr(result, name).numpy(), expected[name][index], name, 1e-5)
+        if case == "semantic_variant":
+            np.testing.assert_array_equal(result.semantic.numpy(), expected["semantic"][index])
+
+
+def test_semantic_map_is_not_filtered() -> None:
+    expected = arrays("post_processing")["mx/semantic_variant|out|semantic"][0]
+    data = arrays("post_processing")
+    for part in ("mask_logits", "class_logits"):  # the goldens share their input
+        first, second = (data[f"mx/{case}|in|{part}"] for case in ("pixelwise", "semantic_variant"))
+        np.testing.assert_array_equal(first, second)
+    result = post_process("pixelwise")(heads("pixelwise"), (65, 81))[0]
+    np.testing.assert_array_equal(result.semantic.numpy(), expected)
+
+
+def test_any_size() -> None:
+    outputs = Heads(torch.randn(2, 5, 1, 3), torch.randn(2, 5, 134))
+    for size in ((1, 1), (2, 9), (5, 1)):
+        for result in PixelWisePostProcess(COCO, **FREE)(outputs, size):
+            assert result.panoptic.shape == size
+        for result in MaskWisePostProcess(COCO)(outputs, size):
+            assert result.panoptic.shape == size
