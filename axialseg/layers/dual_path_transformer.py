@@ -1,9 +1,9 @@
 """The dual-path transformer layer: a memory of slots and the pixels read from each other.
 
 Source: Wang et al. 2021, "MaX-DeepLab" (arXiv 2012.00759), sec. 3.3 and fig. 3; checked against
-deeplab2 ``model/layers/dual_path_transformer.py``. Of the four attentions of a dual-path block three
-are here: memory to pixels (M2P), memory to memory (M2M) and pixels to memory (P2M). Pixels to pixels
-(P2P) is the residual block in front, usually an axial one.
+deeplab2 ``model/layers/dual_path_transformer.py``. Of the four attentions of a dual-path block
+three are here: memory to pixels (M2P), memory to memory (M2M) and pixels to memory (P2M). Pixels to
+pixels (P2P) is the residual block in front, usually an axial one.
 
 Shapes: B batch, C channels, N slots of the memory, H and W of the pixel feature, h heads, K and V
 channels of all heads' keys and values, Q queries, M keys.

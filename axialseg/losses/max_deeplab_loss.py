@@ -3,8 +3,8 @@
 Source: Wang et al. 2021, "MaX-DeepLab" (arXiv 2012.00759), sec. 3.2 and 3.4, eq. 5 to 13; deeplab2
 ``model/loss/max_deeplab_loss.py``; factors from deeplab2's COCO configurations.
 
-Shapes: B batch, M masks of the ground truth, N slots, P = h * w pixels of the prediction, D channels
-of the pixel embedding, K classes without "no object".
+Shapes: B batch, M masks of the ground truth, N slots, P = h * w pixels of the prediction, D
+channels of the pixel embedding, K classes without "no object".
 """
 
 from collections.abc import Mapping, Sequence
@@ -196,7 +196,7 @@ class MaxDeepLabLoss(nn.Module):
 
 
 def _similarity(logits: Tensor, class_logits: Tensor, rows: MaskRows) -> _Similarity:
-    """logits ``[B, N, P]``, class_logits ``[B, N, K + 1]``."""
+    """Similarities for logits ``[B, N, P]`` and class_logits ``[B, N, K + 1]``."""
     probability = logits.softmax(1)
     known = rows.is_known[:, None].to(probability.dtype)
     on_known = probability * known

@@ -45,12 +45,12 @@ class MaxDeepLab(nn.Module):
     Args:
         backbone: see `ResidualNetwork`.
         semantic_channels: channels of the auxiliary semantic head.
-        extra_stages: makes the decoder stages that go on where the backbone ends; the last one is at
-            the stride of the masks.
+        extra_stages: makes the decoder stages that go on where the backbone ends; the last one is
+            at the stride of the masks.
         transformer: makes the transformer after a block.
         transformer_channels: K of the transformers after each block of a stage of the backbone
-            (``stage1`` .. ``stage5``), and of the decoder stages, the backbone's and the extra ones,
-            at the backbone's output stride (``decoder``). A stage without an entry has none.
+            (``stage1`` .. ``stage5``), and of the decoder stages, the backbone's and the extra
+            ones, at the backbone's output stride (``decoder``). A stage without an entry has none.
         semantic_decoder: makes the decoder of the auxiliary semantic head on the backbone's
             features; None lets the head read the last but one record at the stride of the masks.
         class_channels: classes and "no object"; None is `semantic_channels`, right where the
@@ -104,11 +104,13 @@ class MaxDeepLab(nn.Module):
         self.class_feature = ConvNormReLU(memory_channels, slot_channels)
         self.mask_feature = ConvNormReLU(memory_channels, slot_channels)
         records = self.extra_stages.recorded[self.extra_stages.stride]
-        self.semantic_decoder = semantic_decoder and semantic_decoder(backbone.channels)
+        self.semantic_decoder = (
+            None if semantic_decoder is None else semantic_decoder(backbone.channels)
+        )
         self.heads = MaxDeepLabHeads(
             records[-1],
             slot_channels,
-            self.semantic_decoder.out_channels if self.semantic_decoder else records[-2],
+            records[-2] if self.semantic_decoder is None else self.semantic_decoder.out_channels,
             semantic_channels if class_channels is None else class_channels,
             semantic_channels,
             embedding_channels,
@@ -172,7 +174,7 @@ def _transformers(
     channels: Mapping[str, int],
     memory_channels: int,
 ) -> nn.ModuleDict:
-    """Transformers by part (backbone, decoder, extra), stage and block; arguments of `MaxDeepLab`."""
+    """Transformers by part (backbone, decoder, extra), stage and block; see `MaxDeepLab`."""
     unknown = set(channels) - {*backbone.stages, "decoder"}
     if unknown:
         raise ValueError(
@@ -204,9 +206,10 @@ def _transformers(
     for part, decoder in (("decoder", backbone.stacked_decoder), ("extra", extra_stages)):
         if decoder is None or "decoder" not in channels:
             continue
-        for number, (stride, stage) in enumerate(zip(decoder.strides, decoder.stages, strict=True)):
+        levels = zip(decoder.strides, decoder.stages, strict=True)
+        for number, (stride, level) in enumerate(levels):
             if stride == deepest:
                 cast(nn.ModuleDict, parts[part])[f"stage{number + 1}"] = after_each(
-                    cast(nn.Module, stage.blocks), decoder.recorded[stride][-1], channels["decoder"]
+                    cast(nn.Module, level.blocks), decoder.recorded[stride][-1], channels["decoder"]
                 )
     return parts

@@ -25,7 +25,7 @@ class MaskResult(NamedTuple):
     Attributes:
         panoptic: int32 ``[H, W]``, class * divisor + instance.
         semantic: int32 ``[H, W]``, class ids; not filtered by confidence or area.
-        instance: int32 ``[H, W]``, 1 + position of the pixel's slot, also where it is not confident.
+        instance: int32 ``[H, W]``, 1 + position of the pixel's slot, confident or not.
         instance_score: float32 ``[H, W]``, probability of the pixel's slot.
         semantic_score: float32 ``[H, W]``, probability of the slot's class.
     """
@@ -62,8 +62,8 @@ class PixelWisePostProcess:
     Args:
         categories: the classes; tells things from stuff, and void.
         class_threshold: slots whose class has a smaller probability are left out.
-        pixel_threshold: pixels whose slot has no larger probability are void, and so are those whose
-            best slot was left out.
+        pixel_threshold: pixels whose slot has no larger probability are void, and so are those
+            whose best slot was left out.
         thing_area_limit: things with fewer pixels in the image become void (100 for COCO at 641,
             256 at 1025).
         stuff_area_limit: stuff classes with fewer pixels in the image become void (1600 for COCO at
@@ -276,7 +276,7 @@ def slot_classes(class_logits: Tensor) -> Slots:
 
 
 def upsampled_bands(logits: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
-    """Bands ``[N, rows, W]`` that together are ``[N, h, w]`` at the size (H, W), corners aligned."""
+    """Bands ``[N, rows, W]`` that together are `logits` ``[N, h, w]`` resized, corners aligned."""
     height, width = size
     columns = _interpolation(logits.shape[2], width, logits)
     rows = _interpolation(logits.shape[1], height, logits)
