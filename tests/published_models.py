@@ -1,18 +1,23 @@
-"""The published Panoptic-DeepLab models: our configurations, the authors' lists of variables."""
+"""The published models: our configurations, the authors' lists of variables and numbers."""
 
 import gzip
 import json
 from functools import cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from golden_data import GOLDENS
+from golden_data import GOLDENS, SUFFIX, assert_close, unit
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from numpy.typing import NDArray
 from omegaconf import DictConfig
 from torch import nn
 
+from axialseg.checkpoints.deeplab2 import to_torch_layout, variable_names
 from axialseg.config import conf_dir
+
+Golden = dict[str, NDArray]
 
 
 class PublishedModel(NamedTuple):
@@ -48,6 +53,11 @@ PUBLISHED = {
     "max_deeplab_l_backbone_os16_cityscapes": PublishedModel(("model=max_deeplab_l_backbone",), 19),
 }
 
+MAX_DEEPLAB = {
+    "max_deeplab_s_os16_coco": PublishedModel(("model=max_deeplab_s",), 134),
+    "max_deeplab_l_os16_coco": PublishedModel(("model=max_deeplab_l",), 134),
+}
+
 
 @cache
 def manifest(name: str) -> dict:
@@ -73,5 +83,43 @@ def build_on_meta(model: DictConfig, semantic_channels: int) -> nn.Module:
 
 def published_on_meta(name: str) -> nn.Module:
     """A published model on the meta device."""
-    published = PUBLISHED[name]
+    published = (PUBLISHED | MAX_DEEPLAB)[name]
     return build_on_meta(model_config(published.overrides), published.semantic_channels)
+
+
+def filled_by_rule(name: str) -> nn.Module:
+    """The model with the weights of the rule; each tensor is made once, straight in its place."""
+    net = published_on_meta(name)
+    rows = {row[0].removesuffix(SUFFIX): row for row in manifest(name)["variables"]}
+    own = net.state_dict()
+    state = {}
+    for ours, theirs in variable_names(net).items():
+        key, shape, _dtype, _kind, _trainable, offset, scale = rows[theirs]
+        weights = unit(key, tuple(shape))
+        weights *= 2  # in place, as the largest models are 2.3 GB
+        weights -= 1
+        weights *= np.float32(scale)
+        weights += np.float32(offset)
+        state[ours] = torch.from_numpy(to_torch_layout(theirs, weights, tuple(own[ours].shape)))
+    net.load_state_dict(state, assign=True)
+    return net
+
+
+def check_tensors(values: Golden, golden: Golden) -> set[str]:
+    """Compares arrays ``[B, H, W, C]`` with what the goldens keep of them; returns their keys."""
+    keys = {key for key in golden if key.partition("|")[0] in values}
+    for key in keys:
+        what, _, form = key.partition("|")
+        actual = reduced(values[what], form)
+        assert_close(actual.reshape(golden[key].shape), golden[key], key)
+    return keys
+
+
+def reduced(value: NDArray, form: str) -> NDArray:
+    """What a golden keeps of an array ``[B, H, W, C]``."""
+    if form == "mean_hw":
+        return value.mean((1, 2), dtype=np.float64)
+    if form == "absmean_hw":
+        return np.abs(value).mean((1, 2), dtype=np.float64)
+    step = int(form.removeprefix("channels[::").removesuffix("]")) if form else 1
+    return value[..., ::step]

@@ -10,13 +10,21 @@ import sys
 import numpy as np
 import pytest
 import torch
-from golden_data import SUFFIX, TOLERANCE, arrays, assert_close, nhwc, rule_image, unit
-from numpy.typing import NDArray
-from published_models import PUBLISHED, manifest, model_config, published_on_meta
-from torch import Tensor, nn
+from golden_data import SUFFIX, TOLERANCE, arrays, assert_close, nhwc, rule_image
+from published_models import (
+    MAX_DEEPLAB,
+    PUBLISHED,
+    Golden,
+    check_tensors,
+    filled_by_rule,
+    manifest,
+    model_config,
+    published_on_meta,
+)
+from torch import Tensor
 
 from axialseg.build import build
-from axialseg.checkpoints.deeplab2 import to_torch_layout, variable_names
+from axialseg.checkpoints.deeplab2 import variable_names
 from axialseg.models.panoptic_deeplab import PanopticDeepLabOutput
 from axialseg.panoptic.cityscapes_classes import CITYSCAPES
 from axialseg.panoptic.coco_classes import COCO
@@ -26,28 +34,8 @@ ALWAYS = "max_deeplab_s_backbone_os16_cityscapes"  # the smallest, and it has ev
 PEAK_MEMORY = 6e9  # bytes, of the whole process
 FLIPS = 1e-3  # share of the pixels that may fall the other way, if it is a near-tie
 
-Golden = dict[str, NDArray]
 
-
-def filled_by_rule(name: str) -> nn.Module:
-    """The model with the weights of the rule; each tensor is made once, straight in its place."""
-    net = published_on_meta(name)
-    rows = {row[0].removesuffix(SUFFIX): row for row in manifest(name)["variables"]}
-    own = net.state_dict()
-    state = {}
-    for ours, theirs in variable_names(net).items():
-        key, shape, _dtype, _kind, _trainable, offset, scale = rows[theirs]
-        weights = unit(key, tuple(shape))
-        weights *= 2  # in place, as the largest models are 2.3 GB
-        weights -= 1
-        weights *= np.float32(scale)
-        weights += np.float32(offset)
-        state[ours] = torch.from_numpy(to_torch_layout(theirs, weights, tuple(own[ours].shape)))
-    net.load_state_dict(state, assign=True)
-    return net
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [*PUBLISHED, *MAX_DEEPLAB])
 def test_variables_are_the_authors(name: str) -> None:
     net = published_on_meta(name)
     facts = manifest(name)
@@ -95,26 +83,6 @@ def by_golden_name(prefix: str, heads: PanopticDeepLabOutput) -> Golden:
         f"{prefix}/center_heatmap": nhwc(heads.center),
         f"{prefix}/offset_map": nhwc(heads.offset),
     }
-
-
-def check_tensors(values: Golden, golden: Golden) -> set[str]:
-    """Compares arrays ``[B, H, W, C]`` with what the goldens keep of them; returns their keys."""
-    keys = {key for key in golden if key.partition("|")[0] in values}
-    for key in keys:
-        what, _, form = key.partition("|")
-        actual = reduced(values[what], form)
-        assert_close(actual.reshape(golden[key].shape), golden[key], key)
-    return keys
-
-
-def reduced(value: NDArray, form: str) -> NDArray:
-    """What a golden keeps of an array ``[B, H, W, C]``."""
-    if form == "mean_hw":
-        return value.mean((1, 2), dtype=np.float64)
-    if form == "absmean_hw":
-        return np.abs(value).mean((1, 2), dtype=np.float64)
-    step = int(form.removeprefix("channels[::").removesuffix("]")) if form else 1
-    return value[..., ::step]
 
 
 def check_panoptic(name: str, heads: PanopticDeepLabOutput, golden: Golden) -> set[str]:
