@@ -71,7 +71,7 @@ class MaxDeepLabHeads(nn.Module):
         assert self.class_head.bias is not None
         nn.init.zeros_(self.class_head.bias)
         odds = NO_OBJECT_PRIOR / (1 - NO_OBJECT_PRIOR)
-        self.no_object_bias = math.log((class_channels - 1) * odds)
+        self.no_object_bias = math.log(max(class_channels - 1, 1) * odds)
         self.semantic_head = PredictionHead(
             semantic_feature_channels, semantic_head_channels, semantic_channels
         )
