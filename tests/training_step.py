@@ -30,8 +30,8 @@ def full_name(name: str) -> str:
     return name if name.endswith(SUFFIX) else name + SUFFIX
 
 
-def check_gradients(net: nn.Module, manifest: dict) -> None:
-    """The gradients of one step: norms, and samples of each."""
+def check_gradients(net: nn.Module, manifest: dict, norm_limit: float = 3e-4) -> None:
+    """The gradients of one step: the norm of each, to a relative limit, and samples."""
     golden, names = arrays(manifest["model"]), by_their_names(net)
     parameters = dict(net.named_parameters())
     for name, norm, samples in zip(
@@ -45,17 +45,20 @@ def check_gradients(net: nn.Module, manifest: dict) -> None:
         assert gradient is not None, key
         flat = to_tensorflow_order(key, gradient.numpy(), shapes(manifest)[key]).astype(np.float64)
         # Shifts that a softmax or the next batch norm undoes have gradients of rounding size.
-        assert np.linalg.norm(flat) == pytest.approx(norm, rel=3e-4, abs=1e-4), key
+        assert np.linalg.norm(flat) == pytest.approx(norm, rel=norm_limit, abs=norm_limit / 3), key
         positions = np.linspace(0, flat.size - 1, 6).astype(int)
-        atol = max(1e-3 * np.abs(flat).max(), 1e-4)
+        atol = max(3 * norm_limit * np.abs(flat).max(), norm_limit / 3)
         np.testing.assert_allclose(flat[positions], samples, rtol=0, atol=atol, err_msg=key)
 
 
-def check_statistics(net: nn.Module, manifest: dict) -> None:
-    """Running statistics after the step.
+def check_statistics(
+    net: nn.Module, manifest: dict, recomputed: tuple[str, ...], limit: float = 1e-6
+) -> None:
+    """Running statistics after the step, to a limit relative to the largest of all.
 
-    The original recomputes its residual blocks in the backward pass, which moves their statistics a
-    second time; ours move once. The golden is therefore compared with a second, equal move.
+    The original recomputes some residual blocks in the backward pass, those whose names begin with
+    one of `recomputed`, which moves their statistics a second time; ours move once. The golden is
+    therefore compared with a second, equal move.
     """
     golden, names, before = arrays(manifest["model"]), by_their_names(net), rule_weights(manifest)
     state = net.state_dict()
@@ -63,11 +66,11 @@ def check_statistics(net: nn.Module, manifest: dict) -> None:
     for name in golden["after_step/bn_names"]:
         key = full_name(str(name))
         after = state[names[key]].numpy().ravel()
-        if "/_block" in key and "_transformer/" not in key:
+        if key.startswith(recomputed):
             step = after - before[key.removesuffix(SUFFIX)].ravel()
             after = after + 0.99 * step
         values.append(after)
-    assert_close(np.concatenate(values), golden["after_step/bn_concat"], "statistics", 1e-6)
+    assert_close(np.concatenate(values), golden["after_step/bn_concat"], "statistics", limit)
 
 
 def check_weights(net: nn.Module, manifest: dict, rate: float) -> None:
@@ -86,5 +89,5 @@ def check_weights(net: nn.Module, manifest: dict, rate: float) -> None:
         )
         positions = np.linspace(0, flat.size - 1, 6).astype(int)
         np.testing.assert_allclose(flat[positions], samples, atol=2.1 * rate, err_msg=key)
-        assert (flat**2).sum() == pytest.approx(squares, rel=1e-3, abs=1e-3), key
+        assert (flat**2).sum() == pytest.approx(squares, rel=10 * rate, abs=10 * rate), key
         assert flat.sum() == pytest.approx(total, abs=2.1 * rate * flat.size), key

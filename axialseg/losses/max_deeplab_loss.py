@@ -37,7 +37,7 @@ class _Similarity(NamedTuple):
     Attributes:
         intersection: ``[B, M, N]``, pixels that they share, softly.
         mask_area: ``[B, M]``.
-        slot_area: ``[B, N]``, on pixels that are not void.
+        slot_area: ``[B, N]``, on pixels of a mask (crowds may be neither void nor of a mask).
         void_share: ``[B, N]``, part of the slot's pixels that is void.
         dice: ``[B, M, N]``.
         class_probability: ``[B, M, N]``, of the mask's class.
@@ -201,8 +201,9 @@ def _similarity(logits: Tensor, class_logits: Tensor, rows: MaskRows) -> _Simila
     known = rows.is_known[:, None].to(probability.dtype)
     on_known = probability * known
     intersection = (on_known @ rows.one_hot).transpose(1, 2)
-    mask_area, slot_area = rows.one_hot.sum(1), on_known.sum(2)
-    dice = intersection / ((mask_area[:, :, None] + slot_area[:, None]) / 2 + 1e-5)
+    mask_area = rows.one_hot.sum(1)
+    slot_area = (probability * (rows.pixel_row >= 0)[:, None]).sum(2)
+    dice = intersection / ((mask_area[:, :, None] + on_known.sum(2)[:, None]) / 2 + 1e-5)
     void_share = (probability * (1 - known)).sum(2) / (probability.sum(2) + 1e-5)
     by_class = class_logits.softmax(-1).transpose(1, 2)
     index = rows.class_index[..., None].expand(-1, -1, logits.shape[1])
@@ -217,8 +218,13 @@ def _mask_id(logits: Tensor, rows: MaskRows, slots: Tensor) -> Tensor:
     slot = slots.gather(1, rows.pixel_row.clamp(min=0))  # [B, P]
     logit = logits.gather(1, slot.clamp(min=0)[:, None]).squeeze(1)
     logit = torch.where(slot >= 0, logit, _NO_SLOT_LOGIT)
-    losses = (logits.logsumexp(1) - logit) * (has_mask & rows.is_known)
-    return average_top_k(losses, 1.0)
+    log_sum = logits.logsumexp(1)
+    losses = (log_sum - logit) * (has_mask & rows.is_known)
+    # A crowd that is not void has no slot to be compared with, hence no loss; TensorFlow's
+    # cross-entropy has a gradient there all the same, that of the sum over slots.
+    without_slot = (log_sum - log_sum.detach()) * (~has_mask & rows.is_known)
+    count = (losses != 0).sum(1).clamp(min=1)
+    return average_top_k(losses, 1.0) + without_slot.sum(1) / count
 
 
 def _of_slot(values: Tensor, slots: Tensor) -> Tensor:
