@@ -2,6 +2,7 @@
 
 import os
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,19 @@ def mode(logger: WandbLogger) -> Any:
 
 
 def records(folder: Path) -> list[Record]:
-    """What an offline run holds: a 7-byte header and the blocks of a LevelDB log."""
+    """What an offline run holds; its writer is a process of its own and may end after the run."""
     (file,) = folder.glob("wandb/offline-run-*/*.wandb")
-    raw, position, parts, found = file.read_bytes(), 7, [], []
+    end = time.monotonic() + 60
+    while True:
+        found = parse_records(file.read_bytes())
+        if any(record.HasField("exit") for record in found) or time.monotonic() > end:
+            return found
+        time.sleep(0.1)
+
+
+def parse_records(raw: bytes) -> list[Record]:
+    """Records of a 7-byte header and the blocks of a LevelDB log, as far as they are written."""
+    position, parts, found = 7, [], []
     while position + 7 <= len(raw):
         if 32768 - position % 32768 < 7:  # a block's last bytes are padding
             position += 32768 - position % 32768
