@@ -1,41 +1,28 @@
-"""What the training of both panoptic methods shares: optimisation, randomness, evaluation."""
+"""What both panoptic methods add to training: predictions at the images' original resolution."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-import lightning.pytorch as pl
-import numpy as np
-import torch
-from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
-from axialseg.errors import UserError
 from axialseg.inference import PanopticPrediction, predict
-from axialseg.tasks.step_guard import StepGuard
-
-ParameterGroups = list[dict[str, Any]]
+from axialseg.tasks.training_task import ParameterGroups, TrainingTask
 
 
-class PanopticTask(pl.LightningModule, ABC):
+class PanopticTask(TrainingTask):
     """Trains a net and predicts panoptic maps with it.
-
-    A method adds `training_losses`. Callbacks score, draw and write what `validation_step` returns.
 
     Args:
         net: image ``[B, 3, H, W]`` in 0..255 and valid region ``[B, H, W]`` -> heads.
         loss: heads and batch -> named, weighted scalar terms; their sum is minimised.
         postprocess: heads -> panoptic maps (see `axialseg.inference.predict`).
-        optimizer: makes the optimiser from parameter groups; this and the next two may be None if
-            the task only evaluates.
-        parameter_groups: net -> groups, each with its base learning rate.
-        curve: factor on the base learning rate at an optimiser step.
-        seed: of the random numbers that the net draws in training (dropout, drop path).
-        channels_last: keep images and kernels channels last in memory; same numbers up to rounding,
-            faster for convolutions on CPUs and on GPUs with tensor cores.
-        config: plain (no OmegaConf) composed configuration, for checkpoints and loggers.
+        optimizer: this and the following as of `TrainingTask`.
+        parameter_groups: see there.
+        curve: see there.
+        seed: see there.
+        channels_last: see there.
+        config: see there.
     """
 
     def __init__(
@@ -50,108 +37,14 @@ class PanopticTask(pl.LightningModule, ABC):
         channels_last: bool = False,
         config: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        self.save_hyperparameters(config or {})
-        self.net = net.to(memory_format=torch.channels_last) if channels_last else net  # type: ignore[call-overload]
-        self.loss = loss
+        super().__init__(net, loss, optimizer, parameter_groups, curve, seed, channels_last, config)
         self.postprocess = postprocess
-        self.optimizer = optimizer
-        self.parameter_groups = parameter_groups
-        self.curve = curve
-        self.seed = seed
-        self.channels_last = channels_last
-        self.guard = StepGuard(net, self._image_names)
-
-    @abstractmethod
-    def training_losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """The weighted loss terms of a training batch, float32 scalars."""
-
-    def configure_optimizers(self) -> Any:
-        """The optimiser, and the learning rate that follows `curve` step by step."""
-        curve = self.curve
-        assert self.optimizer is not None
-        assert self.parameter_groups is not None
-        assert curve is not None
-        optimizer = self.optimizer(self.parameter_groups(self.net))
-        # A plain function: a callable object would be stored in checkpoints, and the curve of an
-        # earlier run would silently replace the configured one when training is resumed.
-        scheduler = LambdaLR(optimizer, lambda step: curve(step))
-        config = {"scheduler": scheduler, "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": config}
-
-    def on_train_start(self) -> None:
-        """Lets a resumed run follow its configuration, not the rates that the checkpoint holds."""
-        assert self.parameter_groups is not None
-        assert self.curve is not None
-        configured = self.parameter_groups(self.net)
-        scheduler = self.trainer.lr_scheduler_configs[0].scheduler
-        scheduler.base_lrs = [group["lr"] for group in configured]
-        factor = self.curve(self.global_step)
-        for group, wanted in zip(self.trainer.optimizers[0].param_groups, configured, strict=True):
-            group["lr"] = wanted["lr"] * factor
-            group["weight_decay"] = wanted["weight_decay"]
-
-    def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Seeds torch, so that dropout depends on the seed and the step, not on what ran before."""
-        part = batch_idx % self.trainer.accumulate_grad_batches
-        torch.manual_seed(step_seed(self.seed, self.global_step, part, self.global_rank))
-        self.guard.before_forward()
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """The total loss as ``loss``, and each term by its name."""
-        terms = self.training_losses(self._ordered(batch))
-        total = torch.stack(tuple(terms.values())).sum()
-        detached = {name: term.detach() for name, term in terms.items()}
-        self.log("train/loss", total.detach())
-        self.log_dict({f"train/{name}": term for name, term in detached.items()})
-        self.log("train/lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
-        self.log("train/skipped_steps", float(self.guard.skipped_steps))
-        return {"loss": self.guard.watch(total, batch["index"]), **detached}
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Drops the step if it would make weights NaN; the learning rate moves on all the same."""
-        self.guard.check(p for group in optimizer.param_groups for p in group["params"])
 
     def validation_step(  # type: ignore[override]
         self, batch: dict[str, Any], batch_idx: int
     ) -> list[PanopticPrediction]:
         """Predictions at the images' original resolution, in the order of the batch."""
-        return predict(self.net, self.postprocess, self._ordered(batch))
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses to train on from averaged weights as if they were the trained ones."""
-        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
-        averages = any(isinstance(callback, WeightAveraging) for callback in callbacks)
-        if self.trainer.training and "current_model_state" in checkpoint and not averages:
-            raise UserError(
-                "The checkpoint to resume from holds averaged weights: add the callback of the run "
-                "that wrote it (callbacks=ema), or start a new run from it with "
-                "model.initial_checkpoint."
-            )
-
-    def _ordered(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The batch with its image in the memory order of the kernels."""
-        if not self.channels_last:
-            return batch
-        image = batch["image"].contiguous(memory_format=torch.channels_last)
-        return {**batch, "image": image}
-
-    def _image_names(self, index: Tensor) -> list[str]:
-        """File names of training images."""
-        dataset = self.trainer.datamodule.train_dataset  # type: ignore[attr-defined]
-        return [dataset.read(int(number)).file_name for number in index]
-
-
-def step_seed(seed: int, step: int, part: int, rank: int) -> int:
-    """A well mixed seed for the random numbers of one training batch.
-
-    Args:
-        seed: of the run.
-        step: optimiser step.
-        part: number of the batch among those accumulated in the step.
-        rank: of the process.
-    """
-    return int(np.random.SeedSequence([seed, step, part, rank]).generate_state(1, np.uint64)[0])
+        return predict(self.net, self.postprocess, self.ordered(batch))
 
 
 def in_float32(outputs: Any) -> Any:

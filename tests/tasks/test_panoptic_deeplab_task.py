@@ -15,7 +15,7 @@ from axialseg.callbacks.last_checkpoint import LastCheckpoint
 from axialseg.errors import UserError
 from axialseg.optim.poly_schedule import PolySchedule
 from axialseg.tasks.panoptic_deeplab_task import PanopticDeepLabTask
-from axialseg.tasks.panoptic_task import step_seed
+from axialseg.tasks.training_task import step_seed
 
 
 class Recorder(pl.Callback):
