@@ -1,30 +1,23 @@
-"""Loaders for training and validation: samples -> transforms -> targets -> batches.
+"""Panoptic training and validation data: samples -> transforms -> targets -> batches."""
 
-Training batches are endless. Sample n of the run is image and augmentation number n of an order
-that follows from the seed (`sampler.py`), so batches do not depend on the number of workers and a
-resumed run continues where it stopped.
-"""
-
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 import torch
-from lightning import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
+from axialseg.datasets.loaders import Batch, ImageDataModule
 from axialseg.datasets.sample import LabelledDataset, PanopticDataset, PanopticSample
-from axialseg.datasets.sampler import CounterSampler, SampleKey, ShardSampler, repeat_factors
+from axialseg.datasets.sampler import SampleKey, repeat_factors
 from axialseg.datasets.transforms import PAD_VALUE, EvalTransform, TrainTransform
 from axialseg.errors import UserError
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.panoptic_map import PanopticSegments
 
-Batch = dict[str, Any]
 Targets = Callable[[PanopticSegments, Categories], dict[str, NDArray[Any]]]
 
 
@@ -46,7 +39,7 @@ class EvalTransformFactory(Protocol):
     def __call__(self, crop_size: Sequence[int]) -> EvalTransform: ...  # noqa: D102
 
 
-class PanopticDataModule(LightningDataModule):
+class PanopticDataModule(ImageDataModule):
     """Training and validation loaders of one data set.
 
     Training batch: `image` uint8 ``[B, 3, H, W]``, `valid` bool ``[B, H, W]`` (False at padding),
@@ -98,18 +91,13 @@ class PanopticDataModule(LightningDataModule):
         Raises:
             UserError: a folder or file of the validation data is missing.
         """
-        super().__init__()
+        super().__init__(batch_size, val_batch_size, num_workers, val_num_workers, seed)
         self.root = root
         self.open_train_dataset = train_dataset
         self.train_transform = train_transform(crop_size=crop_size)
         self.eval_transform = eval_transform(crop_size=eval_size)
         self.targets = targets
-        self.batch_size = batch_size
-        self.val_batch_size = val_batch_size
-        self.num_workers = num_workers
-        self.val_num_workers = val_num_workers
         self.cache = cache
-        self.seed = seed
         self.val_dataset = val_dataset(root=root)
         self.train_dataset: PanopticDataset | None = None
         self.repeat_threshold = repeat_threshold
@@ -149,33 +137,13 @@ class PanopticDataModule(LightningDataModule):
         """Endless training batches, from the position that the trainer has reached."""
         assert self.train_dataset is not None
         assert self.targets is not None
-        rank, world, start = 0, 1, 0
-        if self.trainer is not None:
-            rank, world = self.trainer.global_rank, self.trainer.world_size
-            per_step = self.batch_size * world * self.trainer.accumulate_grad_batches
-            start = self.trainer.global_step * per_step
-        return UserErrorLoader(
-            TrainingItems(self.train_dataset, self.train_transform, self.targets, self.seed),
-            batch_size=self.batch_size,
-            sampler=CounterSampler(
-                len(self.train_dataset), self.seed, start, rank, world, self.repeat_factors
-            ),
-            collate_fn=collate_training,
-            **_process_options(self.num_workers),
-        )
+        items = TrainingItems(self.train_dataset, self.train_transform, self.targets, self.seed)
+        return self.training_loader(items, len(self.train_dataset), self.repeat_factors)
 
     def val_dataloader(self) -> DataLoader:
         """This rank's validation batches, in file order."""
-        rank, world = 0, 1
-        if self.trainer is not None:
-            rank, world = self.trainer.global_rank, self.trainer.world_size
-        return UserErrorLoader(
-            EvaluationItems(self.val_dataset, self.eval_transform),
-            batch_size=self.val_batch_size,
-            sampler=ShardSampler(len(self.val_dataset), rank, world),
-            collate_fn=collate_evaluation,
-            **_process_options(self.val_num_workers),
-        )
+        items = EvaluationItems(self.val_dataset, self.eval_transform)
+        return self.validation_loader(items, len(self.val_dataset), collate_evaluation)
 
 
 class InMemoryDataset:
@@ -253,29 +221,6 @@ class EvaluationItems(Dataset):
         }
 
 
-class UserErrorLoader(DataLoader):
-    """A loader that raises the user's mistakes as they are.
-
-    An exception in a worker process reaches the main one with the worker's trace in its message.
-    A `UserError` is therefore passed on in place of the batch and raised here.
-    """
-
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        """Yields the batches."""
-        for batch in super().__iter__():
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
-
-
-def collate_training(items: list[dict[str, NDArray[Any]] | UserError]) -> Batch | UserError:
-    """Stacks the arrays of all items; the first mistake found stands for the batch."""
-    for item in items:
-        if isinstance(item, UserError):
-            return item
-    return default_collate(items)
-
-
 def collate_evaluation(items: list[Batch | UserError]) -> Batch | UserError:
     """Stacks images, padded further to the largest, and lists the rest."""
     samples: list[Batch] = []
@@ -293,20 +238,3 @@ def collate_evaluation(items: list[Batch | UserError]) -> Batch | UserError:
         mask[:h, :w] = torch.from_numpy(item["valid"])
     listed = ("segments", "image_id", "file_name", "original_size", "resized_size")
     return {"image": image, "valid": valid} | {k: [item[k] for item in samples] for k in listed}
-
-
-def _process_options(num_workers: int) -> dict[str, Any]:
-    """DataLoader arguments about processes."""
-    return {
-        "num_workers": num_workers,
-        "persistent_workers": num_workers > 0,
-        "worker_init_fn": _start_worker,
-        "pin_memory": torch.cuda.is_available(),
-        # Its own generator: starting a loader must not change the run's random numbers.
-        "generator": torch.Generator(),
-    }
-
-
-def _start_worker(worker: int) -> None:
-    """In a worker process: the processes are the parallelism, threads would only compete."""
-    cv2.setNumThreads(0)
