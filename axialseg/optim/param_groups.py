@@ -5,7 +5,6 @@ Panoptic-DeepLab (detectron2 ``WEIGHT_DECAY_NORM 0``) and most of the field; a s
 pre-trained backbone as in MaX-DeepLab (deeplab2 ``backbone_learning_rate_multiplier``).
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -16,7 +15,6 @@ def parameter_groups(
     lr: float,
     weight_decay: float = 0.0,
     backbone_lr_multiplier: float = 1.0,
-    full_rate_names: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Groups for an optimiser.
 
@@ -25,9 +23,9 @@ def parameter_groups(
         lr: base learning rate.
         weight_decay: decay of kernels and tables; vectors (biases, scales and shifts of norms)
             get none.
-        backbone_lr_multiplier: factor on the rate of the backbone.
-        full_rate_names: a backbone parameter whose name contains one of these words keeps the base
-            rate: parts that no pre-training has seen, as MaX-DeepLab's transformer and memory.
+        backbone_lr_multiplier: factor on the rate of the backbone. What no pre-training has seen is
+            not part of it: MaX-DeepLab's memory, transformers and further stages have the base rate
+            (deeplab2 finds them by the words transformer, extra and memory_feature in their names).
 
     Returns:
         One to four groups ``{"params", "lr", "weight_decay"}``, none of them empty, those at the
@@ -37,8 +35,7 @@ def parameter_groups(
     for name, parameter in net.named_parameters():
         if not parameter.requires_grad:
             continue
-        is_slow = name.startswith("backbone.") and not any(word in name for word in full_rate_names)
-        multiplier = backbone_lr_multiplier if is_slow else 1.0
+        multiplier = backbone_lr_multiplier if name.startswith("backbone.") else 1.0
         decay = weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((multiplier, decay), []).append(parameter)
     # The sort is stable: equal keys can not occur, and the base rate (1.0) comes first.

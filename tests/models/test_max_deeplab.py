@@ -12,13 +12,14 @@ from golden_data import (
     rule_image,
     rule_weights,
 )
+from published_models import build_on_meta, model_config, published_on_meta
 from published_models import manifest as read_manifest
-from published_models import model_config
 from torch import Tensor, nn
 from training_step import check_gradients, check_statistics, check_weights
 
 from axialseg.build import build
 from axialseg.decoders.max_deeplab import MaxDeepLabOutput
+from axialseg.layers.drop_path import DropPath
 from axialseg.losses.max_deeplab_loss import MaxDeepLabLoss
 from axialseg.optim.adam import Adam
 from axialseg.panoptic.coco_classes import COCO
@@ -167,19 +168,57 @@ def test_one_training_step(net: nn.Module, manifest: dict) -> None:
 
 def test_all_is_trained() -> None:
     """The backbone's stacked decoder too, which other models leave frozen."""
-    model = model_config(("model=max_deeplab_l",))
-    with torch.device("meta"):
-        net = build(model.net, backbone=build(model.backbone), semantic_channels=134)
+    net = published_on_meta("max_deeplab_l_os16_coco")
     assert all(p.requires_grad for p in net.parameters())
-    keep = {
-        name: module.memory_drop_path.keep_probability
-        for name, module in net.transformers.named_modules()
-        if hasattr(module, "memory_drop_path")
-    }
-    assert keep["backbone.stage4.0"] == pytest.approx(0.9)  # as the block in front of each
-    assert keep["backbone.stage4.1"] == pytest.approx(0.85)
-    assert keep["backbone.stage5.2"] == keep["extra.stage5.0"] == pytest.approx(0.8)
     assert set(net.transformers["extra"]) == {"stage1", "stage5"}  # those at stride 16
+
+
+@pytest.mark.parametrize("schedule", ["linear", "constant"])
+@pytest.mark.parametrize("size", ["s", "l"])
+def test_drop_path(size: str, schedule: str) -> None:
+    """Which branches are dropped, and how often: by the stride in front of the block."""
+    overrides = (f"model=max_deeplab_{size}", f"model.backbone.drop_path_schedule={schedule}")
+    net = build_on_meta(model_config(overrides), 134)
+    linear = {2: 1.0, 4: 0.95, 8: 0.9, 16: 0.85, 32: 0.8}
+    first = {"s": 16, "l": 4}[size]  # smaller strides keep all
+    keep = {
+        stride: 1.0 if stride < first else 0.8 if schedule == "constant" else share
+        for stride, share in linear.items()
+    }
+    expected: dict[str, float] = {}
+    for stage, blocks in net.backbone.stages.items():
+        number = int(stage.removeprefix("stage"))
+        for block in range(len(blocks)):
+            strided = block == 0 and number > 1
+            expected[f"backbone.stages.{stage}.{block}"] = keep[2 ** (number - strided)]
+    decoders = {"extra_stages": net.extra_stages, "backbone.stacked_decoder": None}
+    decoders["backbone.stacked_decoder"] = net.backbone.stacked_decoder
+    for name, decoder in decoders.items():
+        for index, stride in enumerate([] if decoder is None else decoder.strides):
+            for block in range(len(decoder.stages[index].blocks)):
+                at = 32 if stride == 16 else stride  # blocks of the last stage, as it would be
+                expected[f"{name}.stages.{index}.blocks.{block}"] = keep[at]
+    found = {
+        name.removesuffix(".drop_path"): module.keep_probability
+        for name, module in net.named_modules()
+        if isinstance(module, DropPath) and not name.startswith("transformers")
+    }
+    assert found == pytest.approx(expected)
+
+    # A transformer's three branches are dropped as often as the block's in front of it.
+    parts = {
+        "backbone": "backbone.stages.{}",
+        "decoder": "backbone.stacked_decoder.stages.{}.blocks",
+        "extra": "extra_stages.stages.{}.blocks",
+    }
+    for part, place in parts.items():
+        for stage, transformers in net.transformers[part].items():
+            where = stage if part == "backbone" else int(stage.removeprefix("stage")) - 1
+            for block, transformer in transformers.items():
+                paths = [m for m in transformer.modules() if isinstance(m, DropPath)]
+                assert len(paths) == 3
+                same = expected[f"{place.format(where)}.{block}"]
+                assert [m.keep_probability for m in paths] == pytest.approx([same] * 3)
 
 
 @pytest.mark.parametrize(

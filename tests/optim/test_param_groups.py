@@ -1,7 +1,11 @@
 """Which parameters share a rate and a decay."""
 
+import pytest
+from golden_data import SUFFIX
+from published_models import MAX_DEEPLAB, manifest, published_on_meta
 from torch import nn
 
+from axialseg.checkpoints.deeplab2 import variable_names
 from axialseg.optim.param_groups import parameter_groups
 
 
@@ -35,18 +39,33 @@ def test_without_decay_there_is_one_group() -> None:
     assert len(group["params"]) == len(list(net().parameters()))
 
 
-def test_backbone_has_its_own_rate_but_for_named_parts() -> None:
+def test_backbone_has_its_own_rate() -> None:
     module = net()
-    full, slow = parameter_groups(
-        module, lr=1.0, backbone_lr_multiplier=0.1, full_rate_names=["transformer"]
-    )
+    full, slow = parameter_groups(module, lr=1.0, backbone_lr_multiplier=0.1)
     assert (full["lr"], slow["lr"]) == (1.0, 0.1)
     assert names(module, slow["params"]) == {
-        "backbone.conv.weight",
-        "backbone.conv.bias",
-        "backbone.norm.weight",
-        "backbone.norm.bias",
+        f"backbone.{part}.{kind}"
+        for part in ("conv", "norm", "transformer")
+        for kind in ("weight", "bias")
     }
+
+
+@pytest.mark.parametrize("name", MAX_DEEPLAB)
+def test_slow_variables_of_max_deeplab_are_the_authors(name: str) -> None:
+    module = published_on_meta(name)
+    full, slow = parameter_groups(module, lr=1e-3, backbone_lr_multiplier=0.1)
+    theirs = variable_names(module)
+    trainable = {row[0].removesuffix(SUFFIX) for row in manifest(name)["variables"] if row[4]}
+    # deeplab2's rule: of the encoder, what is named by none of these words.
+    fast_words = ("transformer", "extra", "memory_feature")
+    expected = {
+        key
+        for key in trainable
+        if key.startswith("encoder/") and not any(word in key for word in fast_words)
+    }
+    assert {theirs[ours] for ours in names(module, slow["params"])} == expected
+    assert {theirs[ours] for ours in names(module, full["params"])} == trainable - expected
+    assert (full["lr"], slow["lr"]) == (1e-3, 1e-4)
 
 
 def test_base_rate_comes_first_and_groups_are_complete() -> None:
