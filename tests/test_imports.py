@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "axialseg"
 # Part of the package -> the other parts that it may import.
 ALLOWED = {
     "errors": set(),
+    "cache_folder": set(),
     "layers": set(),
     "panoptic": {"errors"},
     "losses": {"layers", "errors"},
@@ -22,10 +23,11 @@ ALLOWED = {
     "postprocess": {"panoptic", "layers"},
     "visualization": {"panoptic"},
     "attention_maps": {"layers"},
+    "folding": {"decoders", "layers"},
     "attention_picture": set(),
-    "datasets": {"formats", "panoptic", "errors"},
+    "datasets": {"formats", "panoptic", "errors", "cache_folder"},
     "inference": {"postprocess"},
-    "checkpoints": {"backbones", "decoders", "layers", "models", "errors"},
+    "checkpoints": {"backbones", "decoders", "layers", "models", "errors", "cache_folder"},
 }
 # Libraries that a part must do without.
 FORBIDDEN = {
