@@ -17,9 +17,12 @@ from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from axialseg.datasets.image_classes import ImageClasses
 from axialseg.launch import Hardware, batch_size_per_rank
 from axialseg.lightning_messages import quiet_lightning
 from axialseg.panoptic.categories import Categories
+
+Classes = Categories | ImageClasses
 
 
 def build(node: DictConfig, **arguments: Any) -> Any:
@@ -41,47 +44,70 @@ def build_training_data(cfg: DictConfig, world_size: int) -> Any:
     """The LightningDataModule with what the model's loss compares with."""
     accumulated = cfg.trainer.accumulate_grad_batches
     batch_size = batch_size_per_rank(cfg.schedule.batch_size, world_size, accumulated)
-    return build(cfg.data, targets=build(cfg.model.targets), batch_size=batch_size)
+    targets = build(cfg.model.targets) if cfg.model.targets else None
+    return build(cfg.data, batch_size=batch_size, **_asked_for(cfg.data, {"targets": targets}))
 
 
 def build_evaluation_data(cfg: DictConfig) -> Any:
     """The LightningDataModule for validation alone."""
-    return build(cfg.data, targets=None, batch_size=1)
+    return build(cfg.data, batch_size=1, **_asked_for(cfg.data, {"targets": None}))
 
 
-def build_net(model: DictConfig, categories: Categories) -> nn.Module:
-    """The network, its heads sized by the classes; weights as initialised."""
-    sizes = {
+def class_facts(categories: Classes) -> dict[str, Any]:
+    """What networks, losses and post-processings may ask for about the classes, by argument."""
+    if isinstance(categories, ImageClasses):
+        return {"classes": len(categories)}
+    return {
+        "categories": categories,
         "semantic_channels": categories.semantic_channels,
         "class_channels": len(categories) + 1,  # and "no object"
+        "ignore_class": categories.ignore_class,
+        "thing_ids": categories.thing_ids,
+        "stuff_ids": categories.stuff_ids,
     }
-    backbone = build(model.backbone)
-    return build(model.net, backbone=backbone, **_asked_for(model.net, sizes))
 
 
-def build_net_on_meta(model: DictConfig, semantic_channels: int) -> nn.Module:
-    """The network in names and shapes only, without memory for its weights."""
+def build_net(model: DictConfig, categories: Classes) -> nn.Module:
+    """The network, its heads sized by the classes; weights as initialised."""
+    return _build_net(model, class_facts(categories))
+
+
+def build_net_of_channels(model: DictConfig, channels: int) -> nn.Module:
+    """The network for classes of which only the number is known; weights as initialised.
+
+    Args:
+        model: config of the model.
+        channels: of the layer that tells the classes apart: a semantic head or a classifier.
+    """
+    return _build_net(model, {"semantic_channels": channels, "classes": channels})
+
+
+def build_net_on_meta(model: DictConfig, channels: int) -> nn.Module:
+    """As `build_net_of_channels`, in names and shapes only, without memory for its weights."""
     with torch.device("meta"):
-        backbone = build(model.backbone)
-        return build(model.net, backbone=backbone, semantic_channels=semantic_channels)
+        return build_net_of_channels(model, channels)
 
 
-def build_task(cfg: DictConfig, categories: Categories) -> pl.LightningModule:
+def _build_net(model: DictConfig, facts: dict[str, Any]) -> nn.Module:
+    backbone = build(model.backbone)
+    return build(model.net, backbone=backbone, **_asked_for(model.net, facts))
+
+
+def build_task(cfg: DictConfig, categories: Classes) -> pl.LightningModule:
     """The network with its loss, post-processing and optimisation, weights as initialised.
 
     Without a `schedule`, as in an evaluation, the task can not be trained.
     """
     model, schedule = cfg.model, cfg.schedule
-    class_ids = {
-        "ignore_class": categories.ignore_class,
-        "thing_ids": categories.thing_ids,
-        "stuff_ids": categories.stuff_ids,
-    }
+    facts = class_facts(categories)
+    parts = {}
+    if model.postprocess:
+        parts["postprocess"] = build(model.postprocess, **_asked_for(model.postprocess, facts))
     return build(
         model.task,
         net=build_net(model, categories),
-        loss=build(model.loss, **_asked_for(model.loss, class_ids)),
-        postprocess=build(model.postprocess, categories=categories),
+        loss=build(model.loss, **_asked_for(model.loss, facts)),
+        **parts,
         optimizer=schedule and instantiate(schedule.optimizer, _convert_="all"),
         parameter_groups=schedule and instantiate(schedule.parameter_groups, _convert_="all"),
         curve=schedule and instantiate(schedule.curve, _convert_="all"),

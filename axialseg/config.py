@@ -25,30 +25,51 @@ def conf_dir() -> Path:
 
 
 @dataclass
+class ModelCallbacks:
+    """Callbacks by their dotted names, because what there is to score and show is the method's.
+
+    Attributes:
+        evaluation: scores a validation and writes `metrics.json`.
+        images: draws predictions.
+        predictions: writes predictions in their official format.
+    """
+
+    evaluation: str = MISSING
+    images: str = MISSING
+    predictions: str = MISSING
+
+
+@dataclass
 class ModelConf:
     """One network with all that belongs to it.
 
     Attributes:
         name: for pictures, tables and folders.
+        objective: key of `metrics.json` that sweeps maximise.
+        input_size: (height, width) in pixels that costs are counted at unless another is named.
         initial_checkpoint: file, or published checkpoint, whose weights training starts from.
         initial_backbone_only: take no more than the backbone from it.
         backbone: built first and handed to `net`.
         net: the whole network.
-        loss: heads + targets -> named loss terms.
-        targets: ground truth -> what the loss needs.
-        postprocess: heads -> panoptic map.
+        loss: outputs + targets -> named loss terms.
+        targets: ground truth -> what the loss needs; null for classes of whole images.
+        postprocess: heads -> panoptic map; null likewise.
         task: LightningModule that trains `net`.
+        callbacks: see `ModelCallbacks`; `conf/callbacks/` says with which settings.
     """
 
     name: str = MISSING
+    objective: str = MISSING
+    input_size: Any = MISSING
     initial_checkpoint: str | None = None
     initial_backbone_only: bool = False
     backbone: Target = MISSING
     net: Target = MISSING
     loss: Target = MISSING
-    targets: Target = MISSING
-    postprocess: Target = MISSING
+    targets: Target | None = None
+    postprocess: Target | None = None
     task: Target = MISSING
+    callbacks: ModelCallbacks = field(default_factory=ModelCallbacks)
 
 
 @dataclass

@@ -36,7 +36,6 @@ RANK_VARIABLES = (
     "PL_GLOBAL_SEED",
 )
 MISTAKE = 2  # exit code for a mistake of the user's
-OBJECTIVE = "PQ"  # of metrics.json; what sweepers get
 
 
 class Hardware(NamedTuple):
@@ -64,14 +63,15 @@ def run_on_devices(
     """Does the work of one job in this process, or once more as ranks of their own.
 
     Args:
-        work: writes `metrics.json` into the folder.
+        work: writes `metrics.json` into the folder if there is anything to score.
         module: of the command, as for ``python -m``; ranks run it.
         cfg: composed config.
         folder: of the job.
         batch_size: see `resolve_hardware`.
 
     Returns:
-        PQ in per cent; NaN where there is no ground truth to score against.
+        The model's objective in per cent (PQ, top-1 accuracy); NaN where there is no ground truth
+        to score against.
     """
     hardware = resolve_hardware(cfg.trainer, batch_size)
     if hardware.world_size > 1 and started_ranks(os.environ) is None:
@@ -79,7 +79,9 @@ def run_on_devices(
     else:
         _work_alone(work, cfg, hardware, folder)
     metrics = folder / "metrics.json"
-    return float(json.loads(metrics.read_text())[OBJECTIVE]) if metrics.is_file() else math.nan
+    if not metrics.is_file():
+        return math.nan
+    return float(json.loads(metrics.read_text())[cfg.model.objective])
 
 
 def _work_alone(work: Work, cfg: DictConfig, hardware: Hardware, folder: Path) -> None:

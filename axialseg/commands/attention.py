@@ -51,18 +51,19 @@ def attention(arguments: list[str]) -> None:
 
     from axialseg.attention_maps import axial_layers, record_attention
     from axialseg.attention_picture import attention_figure
-    from axialseg.build import build
+    from axialseg.build import build_net_of_channels
     from axialseg.checkpoints.initial import load_initial_weights
 
     image, valid, query = _prepared_image(cfg)
-    backbone = build(cfg.model.backbone)
     # The heads are not run, so that their classes do not matter.
-    net = build(cfg.model.net, backbone=backbone, semantic_channels=1).eval()
+    net = build_net_of_channels(cfg.model, 1).eval()
     load_initial_weights(net, cfg.ckpt, backbone_only=True)
     layers = axial_layers(net)
     names = find_layers(layers, cfg.layer)
     with torch.inference_mode(), record_attention(net, names) as maps:
-        backbone(torch.tensor(image).permute(2, 0, 1)[None], torch.tensor(valid)[None])
+        net.get_submodule("backbone")(
+            torch.tensor(image).permute(2, 0, 1)[None], torch.tensor(valid)[None]
+        )
     missing = [name for name in names if name not in maps]
     if missing:
         raise UserError(f"layer={missing[0]} is not run by this model; name another one")

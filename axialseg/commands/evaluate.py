@@ -35,7 +35,7 @@ def evaluate(cfg: DictConfig) -> float:
     """Scores one checkpoint.
 
     Returns:
-        PQ in per cent.
+        `model.objective` in per cent.
 
     Raises:
         UserError: a wrong setting or file.

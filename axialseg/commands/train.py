@@ -26,7 +26,7 @@ def train(cfg: DictConfig) -> float:
     """Runs one composed job.
 
     Returns:
-        PQ of the last validation, in per cent: what a sweep maximises.
+        `model.objective` of the last validation, in per cent: what a sweep maximises.
 
     Raises:
         UserError: a wrong setting or file.

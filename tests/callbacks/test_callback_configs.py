@@ -7,6 +7,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from axialseg.config import register_schemas
+
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
@@ -14,8 +16,9 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
     "name", [file.stem for file in sorted((CONF / "callbacks").glob("*.yaml"))]
 )
 def test_callbacks_build(name: str) -> None:
+    register_schemas()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose(f"callbacks/{name}", ["+trainer.val_check_interval=7"])
+        cfg = compose("train", [f"callbacks={name}", "trainer.val_check_interval=7"])
     built = {key: instantiate(node) for key, node in cfg.callbacks.items()}
     assert all(isinstance(callback, pl.Callback) for callback in built.values())
     assert "evaluation" in built
