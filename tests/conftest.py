@@ -33,6 +33,12 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The suite leaves the user's cache alone."""
+    os.environ["AXIALSEG_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Overrides for a run of the real classes that takes a second: 8 images, 68,709 weights."""

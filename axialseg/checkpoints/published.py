@@ -1,12 +1,12 @@
 """The published checkpoints by name, and the folder where downloaded ones are kept."""
 
 import difflib
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 
+from axialseg.cache_folder import cache_folder as cache_folder  # its home for who downloads
 from axialseg.errors import UserError
 
 TABLE_PATH = Path(__file__).with_name("published.yaml")
@@ -24,6 +24,7 @@ class PublishedCheckpoint(NamedTuple):
         input_size: Height and width in pixels that `pq` was measured at; None as above.
         pq: Panoptic quality in % on the validation set; None as above.
         source: Page of the deeplab2 repository that gives the address and the number.
+        experiment: Our experiment of that row, with its crop and thresholds; None if there is none.
     """
 
     name: str
@@ -34,6 +35,7 @@ class PublishedCheckpoint(NamedTuple):
     input_size: tuple[int, int] | None
     pq: float | None
     source: str
+    experiment: str | None = None
 
 
 def published_checkpoints() -> dict[str, PublishedCheckpoint]:
@@ -60,11 +62,6 @@ def published_checkpoint(name: str) -> PublishedCheckpoint:
         names = ", ".join(nearest or sorted(checkpoints))
         raise UserError(f"There is no published checkpoint {name!r}; choose one of: {names}.")
     return checkpoints[name]
-
-
-def cache_folder() -> Path:
-    """Returns where downloads are kept: $AXIALSEG_CACHE, or ~/.cache/axialseg without it."""
-    return Path(os.environ.get("AXIALSEG_CACHE") or "~/.cache/axialseg").expanduser()
 
 
 def cached_checkpoint(name: str, cache_dir: Path) -> Path:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from axialseg.datasets.annotation_index import indexed_table
 from axialseg.datasets.image_file import read_rgb
 from axialseg.datasets.paths import check_paths
 from axialseg.datasets.sample import PanopticSample
@@ -26,8 +27,8 @@ from axialseg.errors import UserError
 from axialseg.formats.cityscapes import read_instance_ids, segments_from_instance_ids
 from axialseg.formats.coco_annotations import (
     CocoPanopticAnnotations,
+    annotations_of,
     class_presence,
-    read_annotations,
     read_segments,
 )
 from axialseg.formats.id_png import check_size
@@ -179,7 +180,9 @@ class CityscapesPanoptic(Cityscapes):
     def _annotations(self) -> dict[str, CocoPanopticAnnotations]:
         folder = self.root / self.annotation_folder
         return {
-            split: read_annotations(folder / f"cityscapes_panoptic_{split}.json", CITYSCAPES)
+            split: annotations_of(
+                indexed_table(folder / f"cityscapes_panoptic_{split}.json"), CITYSCAPES
+            )
             for split in self.splits
             if split != TEST_SPLIT
         }

@@ -17,17 +17,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from axialseg.datasets.annotation_index import indexed_table
 from axialseg.datasets.image_file import read_rgb
 from axialseg.datasets.paths import check_paths
 from axialseg.datasets.sample import PanopticSample
 from axialseg.errors import UserError
 from axialseg.formats.coco_annotations import (
     CocoPanopticAnnotations,
+    annotations_of,
     class_presence,
-    read_annotations,
     read_image_list,
     read_segments,
 )
+from axialseg.formats.panoptic_table import PanopticTable
 from axialseg.panoptic.categories import Categories
 
 
@@ -35,7 +37,7 @@ class CocoPanoptic:
     """One split of a data set in COCO panoptic format.
 
     The constructor only looks whether everything is there; the JSON file is read when it is first
-    needed, before loader workers start, so that they share it.
+    needed, before loader workers start, and as arrays, so that they share it.
     """
 
     def __init__(
@@ -72,9 +74,17 @@ class CocoPanoptic:
                 "categories, or a panoptic_folder with its panoptic_*.json."
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is read: a process that is not forked maps the index of the JSON itself."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("_annotations", "_images")}
+
     @cached_property
     def _annotations(self) -> CocoPanopticAnnotations:
-        return read_annotations(self.annotation_file, self._given_categories)
+        return self._judge(indexed_table(self.annotation_file))
+
+    def _judge(self, table: PanopticTable) -> CocoPanopticAnnotations:
+        """The annotations, checked."""
+        return annotations_of(table, self._given_categories)
 
     @cached_property
     def _images(self) -> tuple[NDArray[Any], NDArray[np.str_]]:

@@ -12,7 +12,6 @@ and for version 1.2 `config_v1.2.json`, `v1.2` and `panoptic_2018.json`. `instan
 which are things are what the config says. `testing` has images alone.
 """
 
-from functools import cached_property
 from pathlib import Path
 
 from axialseg.datasets.coco import CocoPanoptic
@@ -20,7 +19,8 @@ from axialseg.datasets.image_folder import ImageFolder
 from axialseg.datasets.paths import check_paths
 from axialseg.errors import UserError
 from axialseg.formats.coco_annotations import CocoPanopticAnnotations
-from axialseg.formats.mapillary import MapillaryLabels, read_labels, read_mapillary_annotations
+from axialseg.formats.mapillary import MapillaryLabels, mapillary_annotations, read_labels
+from axialseg.formats.panoptic_table import PanopticTable
 
 PANOPTIC_FILES = {"v1.2": "panoptic_2018.json", "v2.0": "panoptic_2020.json"}
 SPLITS = ("training", "validation", "testing")
@@ -82,6 +82,5 @@ class MapillaryVistas(CocoPanoptic):
         )
         self._labels = labels
 
-    @cached_property
-    def _annotations(self) -> CocoPanopticAnnotations:
-        return read_mapillary_annotations(self.annotation_file, self._labels)
+    def _judge(self, table: PanopticTable) -> CocoPanopticAnnotations:
+        return mapillary_annotations(table, self._labels)

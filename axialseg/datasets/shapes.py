@@ -7,12 +7,9 @@ of a JPEG library, and scenes of this size decode as fast. What a scene holds is
 `shape_scenes.py`.
 """
 
-import fcntl
 import json
 import logging
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import cv2
@@ -20,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from axialseg.datasets.coco import CocoPanoptic
+from axialseg.datasets.file_lock import file_lock
 from axialseg.datasets.shape_scenes import CATEGORIES, GENERATOR_VERSION, paint_scene
 from axialseg.errors import UserError
 from axialseg.formats.coco_panoptic import color_like_ids, official_categories, segments_info
@@ -77,7 +75,7 @@ def generate_shapes(root: Path, seed: int, images: dict[str, int]) -> None:
         return
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(root.parent / f".{root.name}.lock"):
+        with file_lock(root.parent / f".{root.name}.lock"):
             if _stamp_of(root) != stamp:
                 _refuse_foreign(root)
                 log.info("Generating the shapes data set in %s", root)
@@ -99,16 +97,6 @@ def _replace(root: Path, seed: int, images: dict[str, int], stamp: dict[str, obj
         if root.exists():
             root.rename(Path(folder) / "outdated")
         draft.rename(root)
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Waits until no other process holds the lock file, and holds it."""
-    with path.open("w") as file:
-        # A file system without locks only costs the others' waiting: each then writes a draft.
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _stamp_of(root: Path) -> dict[str, object] | None:

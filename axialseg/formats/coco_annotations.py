@@ -16,15 +16,18 @@ from numpy.typing import NDArray
 from axialseg.errors import UserError
 from axialseg.formats.id_png import ID_LIMIT, check_size, read_id_png
 from axialseg.formats.json_file import read_json
+from axialseg.formats.panoptic_table import (
+    PanopticTable,
+    not_panoptic,
+    parse_panoptic_table,
+    read_panoptic_table,
+)
 from axialseg.panoptic.categories import Categories, contiguous_categories
 from axialseg.panoptic.panoptic_map import PanopticSegments, runs
 
 
 class CocoPanopticAnnotations(NamedTuple):
-    """A panoptic JSON file as flat arrays: N annotated images, T segments of all images together.
-
-    COCO's training split has 800,000 segments; arrays hold them in 11 MB and are shared, not
-    copied, with loader processes.
+    """A panoptic JSON file, checked: N annotated images, T segments of all images together.
 
     Attributes:
         path: the JSON file, for messages.
@@ -62,8 +65,7 @@ def read_annotations(
     Raises:
         UserError: the file is missing, no JSON, no panoptic JSON, or names an unknown class.
     """
-    path = Path(path)
-    return parse_annotations(path, read_json(path), categories)
+    return annotations_of(read_panoptic_table(path), categories)
 
 
 def parse_annotations(
@@ -72,44 +74,87 @@ def parse_annotations(
     categories: Categories | None = None,
     void_categories: Collection[int] = (),
 ) -> CocoPanopticAnnotations:
-    """Turns the content of a panoptic JSON file into arrays.
+    """The same of a file's content that is at hand, see `annotations_of`.
+
+    Raises:
+        UserError: it is no content of a panoptic JSON file, or names an unknown class.
+    """
+    return annotations_of(parse_panoptic_table(path, content), categories, void_categories)
+
+
+def annotations_of(
+    table: PanopticTable,
+    categories: Categories | None = None,
+    void_categories: Collection[int] = (),
+) -> CocoPanopticAnnotations:
+    """What a panoptic JSON file says, if it is right.
 
     Args:
-        path: the JSON file, for messages.
-        content: what it holds.
+        table: the file.
         categories: the data set's classes; None takes those that the file lists.
         void_categories: official ids of categories whose segments count as void.
 
     Raises:
-        UserError: it is no panoptic JSON, or names an unknown class.
+        UserError: it lists no classes, annotates nothing, or names an unknown class.
+    """
+    if categories is None:
+        categories = listed_categories(table)
+    class_ids = class_ids_of(table.category_ids, categories, void_categories)
+    annotations = CocoPanopticAnnotations(
+        table.path,
+        categories,
+        table.annotated_ids,
+        # Of an image that is not listed, an empty name.
+        np.append(table.listed_files, "")[table.annotated],
+        table.png_files,
+        table.offsets,
+        table.segment_ids,
+        class_ids,
+        table.is_crowd,
+    )
+    _check_images(annotations)
+    _check_segments(annotations, table.category_ids)
+    return annotations
+
+
+def listed_categories(table: PanopticTable) -> Categories:
+    """The classes that a panoptic JSON file lists.
+
+    Raises:
+        UserError: it lists none, one twice, or something else.
     """
     try:
-        if categories is None:
-            categories = _categories(content["categories"])
-        names = {row["id"]: row["file_name"] for row in content["images"]}
-        rows = content["annotations"]
-        segments = [segment for row in rows for segment in row["segments_info"]]
-        official = np.array([segment["category_id"] for segment in segments], np.int64)
-        class_ids = _class_ids(official, categories)
-        class_ids[np.isin(official, list(void_categories))] = categories.ignore_class
-        annotations = CocoPanopticAnnotations(
-            path,
-            categories,
-            np.array([row["image_id"] for row in rows]),
-            np.array([names.get(row["image_id"], "") for row in rows], np.str_),
-            np.array([row["file_name"] for row in rows], np.str_),
-            np.cumsum([0, *(len(row["segments_info"]) for row in rows)], dtype=np.int64),
-            np.array([segment["id"] for segment in segments], np.int32),
-            class_ids,
-            np.array([segment.get("iscrowd", 0) for segment in segments], np.bool_),
-        )
+        if table.categories is None:
+            raise KeyError("categories")
+        return _categories(table.categories)
     except KeyError as error:
-        raise _not_panoptic(path, f"{error} is missing") from error
+        raise not_panoptic(table.path, f"{error} is missing") from error
     except (AttributeError, TypeError, ValueError, OverflowError) as error:
-        raise _not_panoptic(path, str(error)) from error
-    _check_images(annotations)
-    _check_segments(annotations, official)
-    return annotations
+        raise not_panoptic(table.path, str(error)) from error
+
+
+def class_ids_of(
+    category_ids: NDArray[np.int64],
+    categories: Categories,
+    void_categories: Collection[int] = (),
+) -> NDArray[np.int64]:
+    """Contiguous class ids of official category ids.
+
+    Args:
+        category_ids: int64 ``[T]``.
+        categories: the classes.
+        void_categories: official ids that stand for the ignore class.
+
+    Returns:
+        int64 ``[T]``; -1 where a category is unknown.
+    """
+    classes = sorted(categories.classes, key=lambda category: category.official_id)
+    known = np.array([category.official_id for category in classes])
+    places = np.searchsorted(known, category_ids).clip(max=len(known) - 1)
+    class_ids = np.array([category.class_id for category in classes], np.int64)[places]
+    class_ids[known[places] != category_ids] = -1
+    class_ids[np.isin(category_ids, list(void_categories))] = categories.ignore_class
+    return class_ids
 
 
 def read_image_list(path: str | Path) -> tuple[NDArray[Any], NDArray[np.str_]]:
@@ -212,31 +257,14 @@ def _color(row: dict[str, Any], number: int) -> tuple[int, int, int]:
     return int(red), int(green), int(blue)
 
 
-def _not_panoptic(path: Path, reason: str) -> UserError:
-    return UserError(
-        f"{path} is no COCO panoptic annotation file ({reason}); "
-        "give a panoptic_*.json with images, annotations, segments_info and categories."
-    )
-
-
-def _class_ids(official: NDArray[np.int64], categories: Categories) -> NDArray[np.int64]:
-    """Contiguous class ids of official category ids; -1 where a category is unknown."""
-    classes = sorted(categories.classes, key=lambda category: category.official_id)
-    known = np.array([category.official_id for category in classes])
-    places = np.searchsorted(known, official).clip(max=len(known) - 1)
-    class_ids = np.array([category.class_id for category in classes], np.int64)[places]
-    class_ids[known[places] != official] = -1
-    return class_ids
-
-
 def _check_images(annotations: CocoPanopticAnnotations) -> None:
     """Refuses a file that annotates nothing, or an image that it does not list."""
     if not len(annotations.image_ids):
-        raise _not_panoptic(annotations.path, "it annotates no image")
+        raise not_panoptic(annotations.path, "it annotates no image")
     unlisted = np.flatnonzero(annotations.image_files == "")
     if unlisted.size:
         image_id = annotations.image_ids[unlisted[0]]
-        raise _not_panoptic(annotations.path, f"image {image_id} is annotated but not listed")
+        raise not_panoptic(annotations.path, f"image {image_id} is annotated but not listed")
 
 
 def _check_segments(annotations: CocoPanopticAnnotations, official: NDArray[np.int64]) -> None:

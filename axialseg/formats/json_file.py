@@ -1,21 +1,29 @@
 """Reading JSON files that users hand in."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from axialseg.errors import UserError
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """Content of a JSON file.
+
+    Args:
+        path: the file.
+        object_hook: gets each object when it is complete, inner ones first; its result takes the
+            object's place.
 
     Raises:
         UserError: the file is missing, may not be read, or is no JSON.
     """
     try:
-        with path.open("rb") as file:
-            return json.load(file)
+        content = path.read_bytes()
+        text = content.decode(json.detect_encoding(content), "surrogatepass")
+        del content  # of a large file, before as much again is made of it
+        return json.loads(text, object_hook=object_hook)
     except FileNotFoundError as error:
         raise UserError(
             f"{path} does not exist; point data.root at the folder that holds the annotations."

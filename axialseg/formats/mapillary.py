@@ -10,11 +10,12 @@ compared, so that another numbering is refused and not misread.
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from axialseg.errors import UserError
-from axialseg.formats.coco_annotations import CocoPanopticAnnotations, parse_annotations
+from axialseg.formats.coco_annotations import CocoPanopticAnnotations, annotations_of
 from axialseg.formats.json_file import read_json
+from axialseg.formats.panoptic_table import PanopticTable
 from axialseg.panoptic.categories import Categories, contiguous_categories
 
 
@@ -59,28 +60,28 @@ def read_labels(path: str | Path) -> MapillaryLabels:
     return MapillaryLabels(path, contiguous_categories(scored), void, names)
 
 
-def read_mapillary_annotations(
-    path: str | Path, labels: MapillaryLabels
-) -> CocoPanopticAnnotations:
-    """Reads a `panoptic_20*.json`; segments of labels that are not scored are void.
+def mapillary_annotations(table: PanopticTable, labels: MapillaryLabels) -> CocoPanopticAnnotations:
+    """What a `panoptic_20*.json` says; segments of labels that are not scored are void.
 
     Raises:
-        UserError: the file is missing, no JSON, no panoptic JSON, or its categories are not those
-            of the labels.
+        UserError: the file names an unknown category, or its categories are not those of the
+            labels.
     """
-    path = Path(path)
-    content = read_json(path)
-    annotations = parse_annotations(path, content, labels.categories, labels.void_categories)
-    numbered = dict(enumerate(labels.names, start=1))
-    for row in content.get("categories", []):
+    check_category_names(table, labels)
+    return annotations_of(table, labels.categories, labels.void_categories)
+
+
+def check_category_names(table: PanopticTable, labels: MapillaryLabels) -> None:
+    """Raises a UserError if a category of a panoptic JSON file is not the label of its number."""
+    numbered: dict[Any, tuple[str, ...]] = dict(enumerate(labels.names, start=1))
+    for row in table.categories or []:
         # Version 1.2 writes the long name into `supercategory`; `name` is the readable one.
         names = {row.get("name"), row.get("supercategory")}
         if names.isdisjoint(numbered.get(row.get("id"), ())):
             raise UserError(
-                f"{path}: category {row.get('id')} is named {row.get('name')}, which is not label "
-                f"{row.get('id')} of {labels.path}; take both from the same download."
+                f"{table.path}: category {row.get('id')} is named {row.get('name')}, which is not "
+                f"label {row.get('id')} of {labels.path}; take both from the same download."
             )
-    return annotations
 
 
 def _color(value: list[int]) -> tuple[int, int, int]:
