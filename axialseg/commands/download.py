@@ -46,7 +46,10 @@ def download(arguments: list[str]) -> None:
     download_checkpoint(name, cache_folder(), partial(_convert, checkpoint), say)
     print(f"to start from it:  python train.py {model} model.initial_checkpoint={name}")
     if checkpoint.pq is not None:
-        print(f"to evaluate it:    python evaluate.py ckpt={name} {model} data={checkpoint.data}")
+        chosen = f"{model} data={checkpoint.data}"
+        if checkpoint.experiment is not None:
+            chosen = f"experiments={checkpoint.experiment}"
+        print(f"to evaluate it:    python evaluate.py ckpt={name} {chosen}")
 
 
 def _overrides(checkpoint: PublishedCheckpoint) -> list[str]:

@@ -16,7 +16,6 @@ Command = Callable[[Callable[[], None], list[str]], None]
 Refusal = Callable[[Callable[[], None], list[str]], str]
 
 NAME = "axial_swidernet_tiny_os16"
-NOT_YET = {"max_deeplab_s", "max_deeplab_l"}  # models that are still to come
 
 
 @pytest.fixture
@@ -35,8 +34,20 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServ
         yield running
 
 
-def publish(server: FileServer, folder: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
-    row = {"url": server.url, "model": model, "data": "cityscapes", "output_stride": 16}
+def publish(
+    server: FileServer,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    experiment: str | None = None,
+) -> None:
+    row = {
+        "experiment": experiment,
+        "url": server.url,
+        "model": model,
+        "data": "cityscapes",
+        "output_stride": 16,
+    }
     row |= {"input_size": [65, 97], "pq": 50.0, "source": "here"}
     (folder / "published.yaml").write_text(json.dumps({NAME: row}))
     monkeypatch.setattr(published, "TABLE_PATH", folder / "published.yaml")
@@ -61,6 +72,21 @@ def test_downloaded_model_gives_the_golden_outputs(
     assert len(server.asked_ranges) == 1
     command(download.main, [])
     assert f"{NAME}  axial_swidernet_tiny  cityscapes  50.0  yes\n" in capsys.readouterr().out
+
+
+def test_row_with_an_experiment(
+    server: FileServer,
+    cache: Path,
+    tmp_path: Path,
+    command: Command,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    experiment = "coco/max_deeplab_s_641"
+    publish(server, tmp_path, monkeypatch, "axial_swidernet_tiny", experiment)
+    command(download.main, [NAME])
+    line = f"python evaluate.py ckpt={NAME} experiments={experiment}\n"
+    assert line in capsys.readouterr().out
 
 
 def test_goes_on_after_an_interruption(
@@ -103,7 +129,7 @@ def test_two_names(refusal: Refusal) -> None:
 
 
 def test_all_published_models_have_a_configuration() -> None:
-    models = {checkpoint.model for checkpoint in published_checkpoints().values()} - NOT_YET
+    models = {checkpoint.model for checkpoint in published_checkpoints().values()}
     assert models <= set(choices("model"))
     for model in models:
         assert compose_config("convert", [f"model={model}"]).model.name == model
