@@ -24,6 +24,8 @@ ALLOWED = {
     "visualization": {"panoptic"},
     "attention_maps": {"layers"},
     "folding": {"decoders", "layers"},
+    "peak_memory": set(),
+    "synthetic_scene": {"decoders", "layers", "models", "panoptic"},
     "attention_picture": set(),
     "datasets": {"formats", "panoptic", "errors", "cache_folder"},
     "inference": {"postprocess"},
