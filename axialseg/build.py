@@ -72,20 +72,26 @@ def build_net(model: DictConfig, categories: Classes) -> nn.Module:
     return _build_net(model, class_facts(categories))
 
 
-def build_net_of_channels(model: DictConfig, channels: int) -> nn.Module:
+def build_net_of_channels(
+    model: DictConfig, channels: int, class_channels: int | None = None
+) -> nn.Module:
     """The network for classes of which only the number is known; weights as initialised.
 
     Args:
         model: config of the model.
         channels: of the layer that tells the classes apart: a semantic head or a classifier.
+        class_channels: of MaX-DeepLab's class head; None is `channels`, as for COCO.
     """
-    return _build_net(model, {"semantic_channels": channels, "classes": channels})
+    facts = {"semantic_channels": channels, "classes": channels}
+    return _build_net(model, facts | {"class_channels": class_channels or channels})
 
 
-def build_net_on_meta(model: DictConfig, channels: int) -> nn.Module:
+def build_net_on_meta(
+    model: DictConfig, channels: int, class_channels: int | None = None
+) -> nn.Module:
     """As `build_net_of_channels`, in names and shapes only, without memory for its weights."""
     with torch.device("meta"):
-        return build_net_of_channels(model, channels)
+        return build_net_of_channels(model, channels, class_channels)
 
 
 def _build_net(model: DictConfig, facts: dict[str, Any]) -> nn.Module:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 BACKBONE = "backbone"  # child of every network
+HEADS = "heads"  # child of MaX-DeepLab's
 
 
 class StoredTensor(NamedTuple):
@@ -42,7 +43,7 @@ class StoredWeights(NamedTuple):
 
 
 def part_of(name: str) -> str:
-    """Part of a network that is loaded as a whole: a child, or a child of the backbone.
+    """Part of a network that is loaded as a whole: a child, or one of the backbone or the heads.
 
     Args:
         name: of a tensor, as in `net.state_dict()`.
@@ -51,4 +52,4 @@ def part_of(name: str) -> str:
         For instance ``semantic_head``, ``backbone.stem`` or ``backbone.stages``.
     """
     names = name.split(".")
-    return ".".join(names[:2] if names[0] == BACKBONE else names[:1])
+    return ".".join(names[:2] if names[0] in (BACKBONE, HEADS) else names[:1])

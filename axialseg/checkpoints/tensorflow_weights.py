@@ -26,7 +26,10 @@ from axialseg.errors import UserError
 ENCODER = "encoder/"
 IMAGENET_ENCODER = "backbone/_encoder/"  # the same variables in checkpoints of the classifiers
 STEPS = "global_step"
-CLASSES = "semantic_last_layer/bias"  # one value per class
+# One value per class each.
+SEMANTIC_HEAD = "semantic_last_layer/bias"
+CLASS_HEAD = "transformer_class_head/_conv/bias"  # of MaX-DeepLab
+TRANSFORMER = "_transformer"  # end of the names of MaX-DeepLab's, which lie among a stage's blocks
 
 
 def open_tensorflow_weights(path: Path, net: nn.Module) -> StoredWeights:
@@ -77,17 +80,21 @@ def open_tensorflow_weights(path: Path, net: nn.Module) -> StoredWeights:
     return StoredWeights(str(bundle.prefix), tensors, unknown, skipped, count)
 
 
-def semantic_channels(path: Path) -> int | None:
-    """Channels of the semantic head in a TensorFlow checkpoint; None if there is no such head.
+def head_channels(path: Path) -> tuple[int, int | None]:
+    """Channels of the semantic head and of MaX-DeepLab's class head in a TensorFlow checkpoint.
 
     Args:
         path: See `open_tensorflow_weights`.
+
+    Returns:
+        1 and None for heads that are not there, as in a checkpoint of a backbone.
 
     Raises:
         UserError: There is no checkpoint, or it is incomplete or damaged.
     """
     entries = variables(TensorBundle(find_prefix(path))).entries
-    return entries[CLASSES].shape[0] if CLASSES in entries else None
+    semantic, classes = entries.get(SEMANTIC_HEAD), entries.get(CLASS_HEAD)
+    return semantic.shape[0] if semantic else 1, classes.shape[0] if classes else None
 
 
 def _read(bundle: TensorBundle, key: str, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -99,5 +106,8 @@ def _group(name: str) -> str:
 
     Numbers count for nothing, so that a further stage belongs where the others do.
     """
+    words = name.split("/")
+    if any(word.endswith(TRANSFORMER) for word in words):
+        return TRANSFORMER
     depth = 2 if name.startswith(ENCODER) else 1
-    return re.sub(r"\d+", "", "/".join(name.split("/")[:depth]))
+    return re.sub(r"\d+", "", "/".join(words[:depth]))

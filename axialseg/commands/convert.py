@@ -55,10 +55,10 @@ def convert(arguments: list[str]) -> None:
     # Only now: torch takes seconds, and a wrong command line shall not wait for it.
     from axialseg.checkpoints.convert import convert as convert_checkpoint
     from axialseg.checkpoints.sources import find_source, unpacked
-    from axialseg.checkpoints.tensorflow_weights import semantic_channels
+    from axialseg.checkpoints.tensorflow_weights import head_channels
 
     with unpacked(find_source(source)) as path:
-        channels = semantic_channels(path) or 1  # a backbone alone has no classes
+        channels = head_channels(path)
         candidate = _candidate(overrides, channels) if chosen else find_model(path, channels)
         facts = {"source": source.name, "model": candidate.name}
         details = [line for line in overrides if not line.startswith("model=")]
@@ -68,12 +68,12 @@ def convert(arguments: list[str]) -> None:
     print(f"model={candidate.name}\n{report}\nwritten: {output}")
 
 
-def find_model(path: Path, channels: int) -> Candidate:
+def find_model(path: Path, channels: tuple[int, int | None]) -> Candidate:
     """The shipped model whose names and shapes are those of a TensorFlow checkpoint.
 
     Args:
         path: prefix, file or folder of the checkpoint.
-        channels: of its semantic head.
+        channels: of its heads, see `head_channels`.
 
     Raises:
         UserError: there is none.
@@ -96,8 +96,8 @@ def find_model(path: Path, channels: int) -> Candidate:
     return min(misfits, key=lambda candidate: misfits[candidate])
 
 
-def _candidate(overrides: list[str], channels: int) -> Candidate:
+def _candidate(overrides: list[str], channels: tuple[int, int | None]) -> Candidate:
     from axialseg.build import build_net_on_meta
 
     model = compose_config("convert", overrides).model
-    return Candidate(model.name, build_net_on_meta(model, channels))
+    return Candidate(model.name, build_net_on_meta(model, *channels))

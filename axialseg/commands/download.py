@@ -63,10 +63,10 @@ def _convert(checkpoint: PublishedCheckpoint, prefix: Path, output: Path) -> Non
     # Only now: torch takes seconds.
     from axialseg.build import build_net_on_meta
     from axialseg.checkpoints.convert import convert
-    from axialseg.checkpoints.tensorflow_weights import semantic_channels
+    from axialseg.checkpoints.tensorflow_weights import head_channels
 
     model = compose_config("convert", _overrides(checkpoint)).model
-    net = build_net_on_meta(model, semantic_channels(prefix) or 1)
+    net = build_net_on_meta(model, *head_channels(prefix))
     print(convert(prefix, output, net, {"source": checkpoint.url, "model": checkpoint.model}))
 
 
