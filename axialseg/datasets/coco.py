@@ -18,7 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from axialseg.datasets.annotation_index import indexed_table
+from axialseg.datasets.coco_inspection import CocoInspector
 from axialseg.datasets.image_file import read_rgb
+from axialseg.datasets.image_inspection import ImagesInspector
+from axialseg.datasets.inspection import Inspector
 from axialseg.datasets.paths import check_paths
 from axialseg.datasets.sample import PanopticSample
 from axialseg.errors import UserError
@@ -26,6 +29,7 @@ from axialseg.formats.coco_annotations import (
     CocoPanopticAnnotations,
     annotations_of,
     class_presence,
+    listed_categories,
     read_image_list,
     read_segments,
 )
@@ -118,6 +122,19 @@ class CocoPanoptic:
             segments = read_segments(self._annotations, index, self.panoptic_folder, size)
             segments.id_map.setflags(write=False)
         return PanopticSample(image, segments, image_ids[index].item(), str(path))
+
+    def inspector(self) -> Inspector:
+        """What checks all files, see `inspection.Inspector`.
+
+        Raises:
+            UserError: the JSON file can not be read, or lists no classes.
+        """
+        if self.panoptic_folder is None:
+            _, files = self._images
+            return ImagesInspector(self.categories, self.image_folder, files, self.annotation_file)
+        table = indexed_table(self.annotation_file)
+        categories = self._given_categories or listed_categories(table)
+        return CocoInspector(table, self.image_folder, self.panoptic_folder, categories)
 
     def class_presence(self) -> NDArray[np.bool_]:
         """Which classes each image holds, bool ``[N, C]``, C = `categories.semantic_channels`."""

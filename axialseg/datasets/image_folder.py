@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from axialseg.datasets.image_file import read_rgb
+from axialseg.datasets.image_inspection import ImagesInspector
+from axialseg.datasets.inspection import Inspector
 from axialseg.datasets.sample import PanopticSample
 from axialseg.errors import UserError
 from axialseg.panoptic.categories import Categories
@@ -34,6 +36,11 @@ class ImageFolder:
         )
         if not self.files:
             raise UserError(f"{folder} holds no image ({', '.join(suffixes)}); unpack them there.")
+
+    def inspector(self) -> Inspector:
+        """What checks the images, see `inspection.Inspector`."""
+        names = [path.name for path in self.files]
+        return ImagesInspector(self.categories, self.files[0].parent, names, self.files[0].parent)
 
     def __len__(self) -> int:
         """Number of images."""

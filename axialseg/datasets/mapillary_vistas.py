@@ -14,12 +14,20 @@ which are things are what the config says. `testing` has images alone.
 
 from pathlib import Path
 
+from axialseg.datasets.annotation_index import indexed_table
 from axialseg.datasets.coco import CocoPanoptic
+from axialseg.datasets.coco_inspection import CocoInspector
 from axialseg.datasets.image_folder import ImageFolder
+from axialseg.datasets.inspection import Inspector
 from axialseg.datasets.paths import check_paths
 from axialseg.errors import UserError
 from axialseg.formats.coco_annotations import CocoPanopticAnnotations
-from axialseg.formats.mapillary import MapillaryLabels, mapillary_annotations, read_labels
+from axialseg.formats.mapillary import (
+    MapillaryLabels,
+    check_category_names,
+    mapillary_annotations,
+    read_labels,
+)
 from axialseg.formats.panoptic_table import PanopticTable
 
 PANOPTIC_FILES = {"v1.2": "panoptic_2018.json", "v2.0": "panoptic_2020.json"}
@@ -73,6 +81,7 @@ class MapillaryVistas(CocoPanoptic):
             UserError: one of the paths does not exist.
         """
         folder = f"{split}/{version}/panoptic"
+        self.folder = Path(root) / folder
         super().__init__(
             root,
             image_folder=f"{split}/images",
@@ -84,3 +93,14 @@ class MapillaryVistas(CocoPanoptic):
 
     def _judge(self, table: PanopticTable) -> CocoPanopticAnnotations:
         return mapillary_annotations(table, self._labels)
+
+    def inspector(self) -> Inspector:
+        """What checks all files, see `inspection.Inspector`.
+
+        Raises:
+            UserError: the JSON file can not be read, or numbers its categories otherwise.
+        """
+        table = indexed_table(self.annotation_file)
+        check_category_names(table, self._labels)
+        categories, void = self._labels.categories, self._labels.void_categories
+        return CocoInspector(table, self.image_folder, self.folder, categories, void)

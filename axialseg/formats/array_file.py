@@ -40,7 +40,9 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], facts: Mapping[
     Raises:
         OSError: the folder can not be written.
     """
-    table, contents, end = {}, [], 0
+    table: dict[str, Any] = {}
+    contents: list[Any] = []
+    end = 0
     for name, values in arrays.items():
         content = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
         contents += [bytes(-end % ALIGNMENT), content]

@@ -8,6 +8,7 @@ were not told apart; such a group is a crowd. Labels that are not scored are voi
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,27 @@ def read_instance_ids(path: Path) -> NDArray[np.int32]:
         ) from error
 
 
+class InstanceIdClasses(NamedTuple):
+    """What instance ids stand for; K of them.
+
+    Attributes:
+        class_ids: int64 ``[K]``; the ignore class of labels that are not scored, -1 of no label.
+        is_crowd: bool ``[K]``, groups of things.
+    """
+
+    class_ids: NDArray[np.int64]
+    is_crowd: NDArray[np.bool_]
+
+
+def classes_of_instance_ids(values: NDArray[np.integer]) -> InstanceIdClasses:
+    """Looks up ids ``[K]``."""
+    is_alone = values < INSTANCE_DIVISOR
+    label_ids = np.where(is_alone, values, values // INSTANCE_DIVISOR)
+    is_label = np.isin(label_ids, LABEL_IDS)
+    class_ids = np.where(is_label, _CLASS_OF_LABEL[np.where(is_label, label_ids, 0)], -1)
+    return InstanceIdClasses(class_ids, is_alone & CITYSCAPES.is_thing_table[class_ids])
+
+
 def segments_from_instance_ids(ids: NDArray[np.int32], path: Path) -> PanopticSegments:
     """The segments of an image, in ascending order of their ids, as the official script has them.
 
@@ -60,20 +82,17 @@ def segments_from_instance_ids(ids: NDArray[np.int32], path: Path) -> PanopticSe
     values, first, value_of_run = np.unique(
         ids.ravel()[starts], return_index=True, return_inverse=True
     )
-    is_alone = values < INSTANCE_DIVISOR
-    label_ids = np.where(is_alone, values, values // INSTANCE_DIVISOR)
-    unknown = np.flatnonzero(~np.isin(label_ids, LABEL_IDS))
+    class_ids, is_crowd = classes_of_instance_ids(values)
+    unknown = np.flatnonzero(class_ids < 0)
     if unknown.size:
         y, x = divmod(int(starts[first[unknown[0]]]), ids.shape[1])
         raise UserError(
             f"{path} has the id {values[unknown[0]]} at row {y}, column {x}, which is no label of "
             "Cityscapes; unpack the *_instanceIds.png files as they are published."
         )
-    class_ids = _CLASS_OF_LABEL[label_ids]
     is_scored = class_ids != CITYSCAPES.ignore_class
     numbers = np.where(is_scored, np.cumsum(is_scored), 0).astype(np.int32)
     id_map = np.repeat(numbers[value_of_run], lengths).reshape(ids.shape)
-    is_crowd = is_alone & CITYSCAPES.is_thing_table[class_ids]
     return PanopticSegments(id_map, class_ids[is_scored], is_crowd[is_scored])
 
 

@@ -1,0 +1,255 @@
+"""What can be wrong with a data set's files, found without stopping at the first mistake.
+
+An `Inspector` is to the data set doctor what a reader is to training. The names of all files are
+compared at the start of a training too; there the first error is raised, in the same words.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from axialseg.datasets.image_file import read_rgb
+from axialseg.errors import UserError
+from axialseg.panoptic.categories import Categories
+from axialseg.panoptic.panoptic_map import runs
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+CHECK_COMMAND = "python -m axialseg check-data"
+
+
+class Finding(NamedTuple):
+    """One thing that is not as it should be.
+
+    Attributes:
+        kind: short name, the same for all findings alike.
+        is_error: training would fail at it; else a warning.
+        file: the file that it is about.
+        text: one sentence that names the file and, of an error, the cure.
+    """
+
+    kind: str
+    is_error: bool
+    file: str
+    text: str
+
+
+class ImageInspection(NamedTuple):
+    """All about one image; S segments that have a known class.
+
+    Attributes:
+        file_name: path of the image.
+        size: height and width; None if the image can not be read.
+        has_truth: whether its ground truth could be read.
+        class_ids: int64 ``[S]``.
+        areas: int64 ``[S]``, pixels.
+        is_crowd: bool ``[S]``.
+        void: pixels of no segment with a known class.
+        findings: what is wrong.
+    """
+
+    file_name: str
+    size: tuple[int, int] | None
+    has_truth: bool
+    class_ids: NDArray[np.int64]
+    areas: NDArray[np.int64]
+    is_crowd: NDArray[np.bool_]
+    void: int
+    findings: tuple[Finding, ...]
+
+
+class Inspector(Protocol):
+    """Goes through the files of a data set; its methods report and do not raise."""
+
+    categories: Categories
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def check_files(self) -> list[Finding]:
+        """Missing and extra files, by their names alone: seconds for any data set."""
+        ...
+
+    def check_tables(self) -> list[Finding]:
+        """What the annotation files say about themselves."""
+        ...
+
+    def inspect(self, index: int) -> ImageInspection:
+        """Reads image `index` and its ground truth; missing files are left to `check_files`."""
+        ...
+
+
+@runtime_checkable
+class Inspectable(Protocol):
+    """A data set whose files can be checked."""
+
+    def inspector(self) -> Inspector:
+        """What checks them.
+
+        Raises:
+            UserError: an annotation file can not be read at all.
+        """
+        ...
+
+
+class Pixels(NamedTuple):
+    """The values of an id map ``[H, W]``, K of them, ascending.
+
+    Attributes:
+        values: int ``[K]``.
+        areas: int64 ``[K]``, pixels.
+        boxes: int64 ``[K, 4]``, left, top, width, height.
+    """
+
+    values: NDArray[np.integer]
+    areas: NDArray[np.int64]
+    boxes: NDArray[np.int64]
+
+
+def measure(id_map: NDArray[np.integer]) -> Pixels:
+    """Area and box of each value of a map ``[H, W]``."""
+    width = id_map.shape[1]
+    starts, lengths = runs(id_map)
+    # A run may go on in the next rows; cut at the rows' ends, each has a first and a last column.
+    is_cut = starts // width != (starts + lengths - 1) // width
+    if is_cut.any():
+        starts = np.union1d(starts, np.arange(0, id_map.size, width))
+        lengths = np.diff(starts, append=id_map.size)
+    values, inverse = np.unique(id_map.ravel()[starts], return_inverse=True)
+    rows, left = np.divmod(starts, width)
+    order = np.argsort(inverse, kind="stable")
+    first = np.searchsorted(inverse[order], np.arange(len(values)))
+    areas = np.add.reduceat(lengths[order], first)
+    x, y = np.minimum.reduceat(left[order], first), rows[order][first]
+    right = np.maximum.reduceat((left + lengths)[order], first)
+    bottom = np.maximum.reduceat(rows[order], first) + 1
+    return Pixels(values, areas, np.stack([x, y, right - x, bottom - y], 1))
+
+
+def inspect_photograph(path: Path) -> tuple[tuple[int, int] | None, list[Finding]]:
+    """Height and width of an image that can be read, else what is wrong with it."""
+    if not path.is_file():
+        return None, []
+    try:
+        height, width = read_rgb(path).shape[:2]
+    except UserError as error:
+        return None, [Finding("corrupt file", True, str(path), str(error))]
+    return (height, width), []
+
+
+def compare_names(
+    folder: Path, expected: Iterable[str], known: Iterable[str], cure: str, listed_in: Path
+) -> Iterator[Finding]:
+    """Compares a folder with what an annotation file names.
+
+    Args:
+        folder: is searched with all folders in it.
+        expected: names below it that must be there.
+        known: further names that may be there.
+        cure: what helps against a missing file.
+        listed_in: the file that names them.
+    """
+    present = set(list_files(folder, IMAGE_SUFFIXES))
+    expected = dict.fromkeys(expected)
+    for name in expected:
+        # What is named with another suffix, or through a link to a folder, is looked for itself.
+        if name not in present and not (folder / name).is_file():
+            yield Finding(
+                "missing file", True, str(folder / name), f"{folder / name} does not exist; {cure}."
+            )
+    for name in sorted(present - expected.keys() - set(known)):
+        yield Finding(
+            "extra file",
+            False,
+            str(folder / name),
+            f"{folder / name} is not in {listed_in} and is not used.",
+        )
+
+
+def list_files(folder: Path, suffixes: Sequence[str]) -> Iterator[str]:
+    """Names below a folder, with ``/`` between folders, of files with one of the suffixes."""
+    endings = tuple(suffix.lower() for suffix in suffixes)
+    pending = [""]
+    while pending:
+        place = pending.pop()
+        try:
+            entries = os.scandir(folder / place)
+        except OSError:
+            continue  # not there: every file in it is missing
+        with entries:
+            for entry in entries:
+                name = f"{place}{entry.name}"
+                if name.lower().endswith(endings):
+                    yield name
+                elif entry.is_dir(follow_symlinks=False):
+                    pending.append(f"{name}/")
+
+
+def refuse_first_error(findings: Sequence[Finding]) -> None:
+    """Raises the first error as a UserError, and says how many there are."""
+    errors = [finding for finding in findings if finding.is_error]
+    if not errors:
+        return
+    text, more = errors[0].text, len(errors) - 1
+    if more:
+        text = f"{text.removesuffix('.')} ({more} more like it: {CHECK_COMMAND} names them all)."
+    raise UserError(text)
+
+
+def no_truth(
+    file_name: str, size: tuple[int, int] | None, findings: Sequence[Finding]
+) -> ImageInspection:
+    """The inspection of an image whose ground truth is not there or can not be read."""
+    none = np.empty(0, np.int64)
+    return ImageInspection(
+        file_name, size, False, none, none, none.astype(bool), 0, tuple(findings)
+    )
+
+
+def content_findings(
+    file_name: str,
+    class_ids: NDArray[np.int64],
+    areas: NDArray[np.int64],
+    is_crowd: NDArray[np.bool_],
+    categories: Categories,
+) -> Iterator[Finding]:
+    """Warnings about the segments of one image: none at all, and stuff that is counted.
+
+    Args:
+        file_name: path of the image.
+        class_ids: int64 ``[S]``.
+        areas: int64 ``[S]``.
+        is_crowd: bool ``[S]``.
+        categories: the classes.
+    """
+    if not areas.sum():
+        yield Finding(
+            "empty image", False, file_name, f"{file_name} shows nothing: all its pixels are void."
+        )
+    is_stuff = ~categories.is_thing_table[class_ids]
+    seen, counts = np.unique(class_ids[is_stuff & (areas > 0)], return_counts=True)
+    repeated = [
+        f"{count} of {categories.by_class_id[class_id].name}"
+        for class_id, count in zip(seen.tolist(), counts.tolist(), strict=True)
+        if count > 1
+    ]
+    if repeated:
+        yield Finding(
+            "stuff with instances",
+            False,
+            file_name,
+            f"{file_name} has several segments of one stuff class ({', '.join(repeated)}); they "
+            "count as one in training and as several in the official score.",
+        )
+    crowds = sorted({categories.by_class_id[c].name for c in class_ids[is_stuff & is_crowd]})
+    if crowds:
+        yield Finding(
+            "stuff with instances",
+            False,
+            file_name,
+            f"{file_name} has crowds of stuff ({', '.join(crowds)}), which training leaves out.",
+        )
