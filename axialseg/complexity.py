@@ -1,13 +1,13 @@
 """What a network costs: its parameters, and its multiply-adds for an image size.
 
 Nothing is computed: the network may lie on the meta device. A multiply-add is a multiplication with
-its addition, in a convolution or in an attention product; norms, activations and resizing are not
-counted. Attention counts as its textbook form whatever computes it: K products for each similarity
-term and V for each retrieved term, for each pair of a query and a key position; a span of m makes m
-pairs of a query position, those beyond the border included (Wang et al. 2020, "Axial-DeepLab",
-counts so). A dilated convolution counts as TensorFlow computes it, on a feature padded to a
-multiple of the dilation, so that the numbers are the authors'; with ASPP's large rates this adds up
-to 17 % to a ResNet-50.
+its addition, in a convolution, a linear layer or an attention product; norms, activations and
+resizing are not counted. Attention counts as its textbook form whatever computes it: K products for
+each similarity term and V for each retrieved term, for each pair of a query and a key position; a
+span of m makes m pairs of a query position, those beyond the border included (Wang et al. 2020,
+"Axial-DeepLab", counts so). A dilated convolution counts as TensorFlow computes it, on a feature
+padded to a multiple of the dilation, so that the numbers are the authors'; with ASPP's large rates
+this adds up to 17 % to a ResNet-50.
 """
 
 from collections import Counter
@@ -88,7 +88,7 @@ def _parts(net: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     for name, child in net.named_children():
         if isinstance(child, ResidualNetwork | nn.ModuleDict):
             yield from _parts(child, f"{prefix}{name}.")
-        else:
+        elif next(child.parameters(), None) is not None:  # what has weights: not a dropout
             yield f"{prefix}{name}", child
 
 
@@ -102,7 +102,7 @@ def _counting(net: nn.Module) -> Iterator[Mapping[str, int]]:
     counts: Counter[str] = Counter()
     handles = []
     for name, module in net.named_modules():
-        if isinstance(module, nn.Conv2d | AxialAttention):
+        if isinstance(module, nn.Conv2d | nn.Linear | AxialAttention):
 
             def count(
                 layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name
@@ -122,10 +122,12 @@ def _multiply_adds(layer: nn.Module, x: Tensor, y: Tensor) -> int:
     """Of one layer, without the layers inside it.
 
     Args:
-        layer: a convolution or an axial attention.
-        x: its input ``[B, C_in, H, W]``.
-        y: its output ``[B, C_out, H', W']``.
+        layer: a convolution, an axial attention or a linear layer.
+        x: its input ``[B, C_in, H, W]``, of a linear layer ``[..., C_in]``.
+        y: its output ``[B, C_out, H', W']`` or ``[..., C_out]``.
     """
+    if isinstance(layer, nn.Linear):
+        return y.numel() * layer.in_features
     if isinstance(layer, nn.Conv2d):
         # Padded to a multiple of the dilation, it is a plain convolution of interleaved images.
         height, width = (-(-n // d) * d for n, d in zip(y.shape[-2:], layer.dilation, strict=True))

@@ -105,7 +105,7 @@ def comparison(
     ):
         left = gap + number * (width + gap)
         draw.text(
-            (left + width // 2, 3 * gap // 2), name, INK, _font(round(1.15 * size)), anchor="mm"
+            (left + width // 2, 3 * gap // 2), name, INK, text_font(round(1.15 * size)), anchor="mm"
         )
         sheet.paste(Image.fromarray(panel), (left, 3 * gap))
     for number, row in enumerate(rows):
@@ -116,7 +116,7 @@ def comparison(
                 (gap + left + round(1.5 * size), top + size // 2),
                 entry.name,
                 INK,
-                _font(size),
+                text_font(size),
                 anchor="lm",
             )
     return np.asarray(sheet)
@@ -220,7 +220,7 @@ def _outline(id_map: NDArray[np.int32], width: int) -> NDArray[np.bool_]:
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def text_font(size: int) -> ImageFont.FreeTypeFont:
     """A font that matplotlib brings along, so that pictures look the same everywhere."""
     return ImageFont.truetype(f"{mpl.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
 
@@ -243,7 +243,7 @@ def _write_names(picture: Picture, segments: PanopticSegments, categories: Categ
         if segments.is_crowd[row]:
             name += " (crowd)"
         for size in (largest, round(0.8 * largest)):
-            font = _font(size)
+            font = text_font(size)
             width, height = round(font.getlength(name)) + 6, round(1.3 * size)
             place = _place_in(segments.id_map == row + 1, boxes[row], taken, width, height)
             if place is not None:
@@ -328,7 +328,7 @@ def _wrap(entries: list[_Entry], width: int, size: int) -> list[list[tuple[int, 
     lines: list[list[tuple[int, _Entry]]] = [[]]
     left = 0
     for entry in entries:
-        needed = round(_font(size).getlength(entry.name) + 3 * size)
+        needed = round(text_font(size).getlength(entry.name) + 3 * size)
         if lines[-1] and left + needed > width:
             lines.append([])
             left = 0

@@ -1,21 +1,18 @@
 """Scores the predictions of a validation: PQ and mIoU at the images' original resolution."""
 
-import json
 import logging
-import os
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 
+from axialseg.callbacks.scores import tell_scores
 from axialseg.inference import PanopticPrediction
 from axialseg.metrics.panoptic_quality import PanopticQuality
 from axialseg.metrics.panoptic_report import metrics_record, metrics_table
 from axialseg.metrics.semantic_iou import SemanticIoU
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.panoptic_map import segments_from_panoptic_map
-from axialseg.wandb_logging import find_wandb_logger
 
 log = logging.getLogger(__name__)
 
@@ -72,24 +69,5 @@ class PanopticEvaluation(pl.Callback):
         semantic = self._semantic.to(pl_module.device).compute()
         step = trainer.global_step
         self.record = {"step": step, "images": images, **metrics_record(quality, semantic)}
-        scalars = {f"val/{name}": self.record[name] for name in LOGGED}
-        # The value "step" is the x of the loggers; Lightning's own would be one step behind.
-        pl_module.log_dict({**scalars, "step": float(step)}, sync_dist=True)
-        if not trainer.is_global_zero:
-            return
-        title = f"Validation at step {step}, {images} images"
-        log.info("%s\n%s", title, metrics_table(quality, semantic))
-        write_json(Path(trainer.default_root_dir) / "metrics.json", self.record)
-        wandb_logger = find_wandb_logger(trainer)
-        if wandb_logger is not None:
-            classes = self.record["classes"]
-            rows = [list(row.values()) for row in classes]
-            wandb_logger.log_table("val/classes", list(classes[0]), rows, step=step)
-
-
-def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Writes a JSON file in one move: a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".json.tmp")
-    draft.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(draft, path)
+        table = metrics_table(quality, semantic)
+        tell_scores(trainer, pl_module, self.record, LOGGED, table)

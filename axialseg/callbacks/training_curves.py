@@ -1,4 +1,4 @@
-"""A picture of the losses, the panoptic quality and the learning rate over the whole run."""
+"""A picture of the losses, the validation scores and the learning rate over the whole run."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 from axialseg.csv_logging import CsvLogger, read_table
 from axialseg.visualization import save_curves
 
-VALIDATION = ("val/PQ", "val/PQ_things", "val/PQ_stuff", "val/mIoU")
+VALIDATION = ("val/PQ", "val/PQ_things", "val/PQ_stuff", "val/mIoU", "val/top1", "val/top5")
 NO_LOSSES = ("train/lr", "train/skipped_steps")
 
 

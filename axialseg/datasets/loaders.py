@@ -11,7 +11,6 @@ from typing import Any
 import cv2
 import torch
 from lightning import LightningDataModule
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
@@ -67,7 +66,7 @@ class ImageDataModule(LightningDataModule):
             items,
             batch_size=self.batch_size,
             sampler=CounterSampler(length, self.seed, start, rank, world, repeat_factors),
-            collate_fn=collate_training,
+            collate_fn=stack_items,
             **_process_options(self.num_workers),
         )
 
@@ -108,8 +107,8 @@ class UserErrorLoader(DataLoader):
             yield batch
 
 
-def collate_training(items: list[dict[str, NDArray[Any]] | UserError]) -> Batch | UserError:
-    """Stacks the arrays of all items; the first mistake found stands for the batch."""
+def stack_items(items: list[Batch | UserError]) -> Batch | UserError:
+    """Stacks the values of all items by name; the first mistake found stands for the batch."""
     for item in items:
         if isinstance(item, UserError):
             return item

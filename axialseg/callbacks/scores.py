@@ -1,0 +1,54 @@
+"""Tells the scores of a validation to everyone: the log, `metrics.json`, the loggers."""
+
+import json
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from axialseg.wandb_logging import find_wandb_logger
+
+log = logging.getLogger(__name__)
+
+
+def tell_scores(
+    trainer: pl.Trainer,
+    pl_module: pl.LightningModule,
+    record: dict[str, Any],
+    logged: Iterable[str],
+    table: str,
+) -> None:
+    """All ranks must call it.
+
+    Args:
+        trainer: at the end of its validation.
+        pl_module: its module.
+        record: what `metrics.json` is to hold; ``step``, ``images``, numbers in per cent, and
+            ``classes``, a list of records with the same keys.
+        logged: names of the numbers that are logged as ``val/<name>``.
+        table: the scores as text.
+    """
+    step = record["step"]
+    scalars = {f"val/{name}": record[name] for name in logged}
+    # The value "step" is the x of the loggers; Lightning's own would be one step behind.
+    pl_module.log_dict({**scalars, "step": float(step)}, sync_dist=True)
+    if not trainer.is_global_zero:
+        return
+    log.info("Validation at step %d, %d images\n%s", step, record["images"], table)
+    write_json(Path(trainer.default_root_dir) / "metrics.json", record)
+    wandb_logger = find_wandb_logger(trainer)
+    if wandb_logger is not None:
+        classes = record["classes"]
+        rows = [list(row.values()) for row in classes]
+        wandb_logger.log_table("val/classes", list(classes[0]), rows, step=step)
+
+
+def write_json(path: Path, record: dict[str, Any]) -> None:
+    """Writes a JSON file in one move: a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".json.tmp")
+    draft.write_text(json.dumps(record, indent=2) + "\n")
+    os.replace(draft, path)

@@ -1,0 +1,119 @@
+"""Crops for classification: a random window for training, the middle for evaluation.
+
+Sources: Szegedy et al. 2015, "Going deeper with convolutions", sec. 6 (area and shape of the
+window); He et al. 2016, "Deep Residual Learning", sec. 3.4. Resizing is Pillow's bilinear filter,
+which averages over all pixels that a smaller image leaves out, as the field's pipelines have it.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image
+
+from axialseg.datasets.transforms import ColorTransform
+
+TRIES = 10  # windows that are drawn until one lies inside the image
+
+
+class RandomResizedCrop:
+    """Random window -> the size of the batch -> random flip -> colour."""
+
+    def __init__(
+        self,
+        crop_size: Sequence[int],
+        min_area: float = 0.08,
+        max_area: float = 1.0,
+        min_ratio: float = 3 / 4,
+        max_ratio: float = 4 / 3,
+        flip_probability: float = 0.5,
+        color: ColorTransform | None = None,
+    ) -> None:
+        """Keeps the settings.
+
+        Args:
+            crop_size: (height, width) of the result, in pixels.
+            min_area: smallest area of the window, as a share of the image's.
+            max_area: largest area; areas in between are equally likely.
+            min_ratio: smallest width / height of the window.
+            max_ratio: largest; the logarithms in between are equally likely.
+            flip_probability: rate of left-right flips.
+            color: draws a change of colours; None changes none.
+        """
+        self.height, self.width = crop_size
+        self.areas = min_area, max_area
+        self.log_ratios = math.log(min_ratio), math.log(max_ratio)
+        self.flip_probability = flip_probability
+        self.color = color
+
+    def __call__(self, image: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
+        """Draws a crop uint8 ``[h, w, 3]`` of ``[H, W, 3]``; all chance comes from `rng`."""
+        top, left, height, width = self.window(image.shape[0], image.shape[1], rng)
+        window = Image.fromarray(image[top : top + height, left : left + width])
+        crop = np.asarray(window.resize((self.width, self.height), Image.Resampling.BILINEAR))
+        if rng.random() < self.flip_probability:
+            crop = crop[:, ::-1]
+        if self.color is not None:
+            crop = self.color(rng).change(np.ascontiguousarray(crop))
+        return crop
+
+    def window(self, height: int, width: int, rng: Generator) -> tuple[int, int, int, int]:
+        """Draws a window (top, left, height, width) of an image of this size.
+
+        If none of ten fits, it is the middle of the image, as large as the ratios allow.
+        """
+        for _ in range(TRIES):
+            area = rng.uniform(*self.areas) * height * width
+            ratio = math.exp(rng.uniform(*self.log_ratios))
+            rows, columns = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+            if 0 < rows <= height and 0 < columns <= width:
+                top = int(rng.integers(height - rows + 1))
+                left = int(rng.integers(width - columns + 1))
+                return top, left, rows, columns
+        least, most = (math.exp(value) for value in self.log_ratios)
+        rows = min(height, max(1, round(width / least)))
+        columns = min(width, max(1, round(height * most)))
+        return (height - rows) // 2, (width - columns) // 2, rows, columns
+
+
+class CenterCrop:
+    """The middle of the image, resized so that the crop takes a given share of its shorter side."""
+
+    def __init__(self, crop_size: Sequence[int], crop_share: float = 0.875) -> None:
+        """Keeps the settings.
+
+        Args:
+            crop_size: (height, width) of the result, in pixels.
+            crop_share: the crop's longer side as a share of the resized image's shorter one, in
+                (0, 1]; 0.875 is 224 of 256.
+        """
+        self.height, self.width = crop_size
+        self.shorter = round(max(crop_size) / crop_share)
+
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Crops ``[H, W, 3]`` to uint8 ``[h, w, 3]``."""
+        left, top, right, bottom = self.box(image.shape[0], image.shape[1])
+        # Only the window is sampled; the filter reaches beyond it as in the whole resized image.
+        size = self.width, self.height
+        filtered = Image.fromarray(image).resize(
+            size, Image.Resampling.BILINEAR, box=(left, top, right, bottom)
+        )
+        return np.asarray(filtered)
+
+    def box(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """The part (left, top, right, bottom) of an image of this size that is the crop."""
+        scale = self.shorter / min(height, width)
+        rows, columns = (
+            self.shorter if side == min(height, width) else int(side * scale)
+            for side in (height, width)
+        )
+        top, left = round((rows - self.height) / 2), round((columns - self.width) / 2)
+        down, across = height / rows, width / columns
+        return (
+            left * across,
+            top * down,
+            (left + self.width) * across,
+            (top + self.height) * down,
+        )

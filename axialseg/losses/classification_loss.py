@@ -1,0 +1,31 @@
+"""Cross-entropy with label smoothing.
+
+Source: Szegedy et al. 2016, "Rethinking the Inception Architecture", sec. 7.
+"""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ClassificationLoss(nn.Module):
+    """The mean over a batch.
+
+    Args:
+        label_smoothing: share of the target that is spread evenly over all classes, in [0, 1].
+    """
+
+    def __init__(self, label_smoothing: float = 0.1) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+
+    def forward(self, logits: Tensor, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """The term ``cross_entropy``.
+
+        Args:
+            logits: float32 ``[B, C]``.
+            batch: ``label`` int64 ``[B]``, 0..C-1.
+        """
+        smoothing = self.label_smoothing
+        return {"cross_entropy": F.cross_entropy(logits, batch["label"], label_smoothing=smoothing)}

@@ -1,0 +1,30 @@
+"""Classification of whole images: what Axial-ResNets are pre-trained with.
+
+The models ``axial_resnet_*`` are configurations (``conf/model/``) of this task.
+
+Source: Wang et al. 2020, "Axial-DeepLab", sec. 4.1.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from axialseg.tasks.training_task import TrainingTask
+
+
+class ClassificationTask(TrainingTask):
+    """One class for each image; the arguments are `TrainingTask`'s.
+
+    The net maps images ``[B, 3, H, W]`` in 0..255 to logits ``[B, C]``.
+    """
+
+    def training_losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """The term ``cross_entropy``."""
+        logits = self.net(batch["image"])
+        with torch.autocast(self.device.type, enabled=False):
+            return self.loss(logits.float(), batch)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Logits float32 ``[B, C]`` of the batch."""
+        return self.net(self.ordered(batch)["image"]).float()
