@@ -291,3 +291,13 @@ def layout_fits(name: str, axes: tuple[int, ...], shape: tuple[int, ...]) -> boo
         return math.prod(axes) == math.prod(shape)
     common = min(len(axes), len(shape))
     return axes[:common] == shape[:common] and {1}.issuperset(axes[common:] + shape[common:])
+
+
+def with_rank(name: str, axes: tuple[int, ...], rank: int) -> tuple[int, ...]:
+    """The shape `axes` of a kernel with axes of length 1 put or left out at its end, if it can be.
+
+    So a kernel for another number of classes differs from ours in that number alone.
+    """
+    if not name.endswith("kernel") or any(size != 1 for size in axes[rank:]):
+        return axes
+    return (axes + (1,) * rank)[:rank]

@@ -13,6 +13,7 @@ from axialseg.checkpoints.deeplab2 import (
     to_torch_axes,
     to_torch_layout,
     variable_names,
+    with_rank,
 )
 from axialseg.checkpoints.stored_weights import StoredTensor, StoredWeights, part_of
 from axialseg.checkpoints.tensor_bundle import (
@@ -70,9 +71,9 @@ def open_tensorflow_weights(path: Path, net: nn.Module) -> StoredWeights:
             unknown[file_name] = parts.get(_group(theirs))
             continue
         # A view of a single zero: the shape in our order without reading anything.
-        shape = to_torch_axes(theirs, np.broadcast_to(np.float32(0), entry.shape)).shape
-        if layout_fits(theirs, shape, own[ours]):
-            shape = own[ours]
+        axes = to_torch_axes(theirs, np.broadcast_to(np.float32(0), entry.shape)).shape
+        fits = layout_fits(theirs, axes, own[ours])
+        shape = own[ours] if fits else with_rank(theirs, axes, len(own[ours]))
         tensors[ours] = StoredTensor(
             file_name, shape, partial(_read, bundle, entry.key, theirs, shape)
         )

@@ -3,58 +3,23 @@
 import numpy as np
 import pytest
 import torch
-from golden_data import (
-    TOLERANCE,
-    arrays,
-    assert_close,
-    load_weights,
-    nhwc,
-    rule_image,
-    rule_weights,
-)
+from golden_data import arrays, assert_close
 from published_models import build_on_meta, model_config, published_on_meta
 from published_models import manifest as read_manifest
+from tiny_max_deeplab import HEADS, NAME, OVERRIDES, check_heads, golden_image, golden_net
 from torch import Tensor, nn
 from training_step import check_gradients, check_statistics, check_weights
 
 from axialseg.build import build
 from axialseg.decoders.max_deeplab import MaxDeepLabOutput
 from axialseg.layers.drop_path import DropPath
+from axialseg.losses import max_deeplab_loss
+from axialseg.losses.matching import match_masks
 from axialseg.losses.max_deeplab_loss import MaxDeepLabLoss
 from axialseg.optim.adam import Adam
 from axialseg.panoptic.coco_classes import COCO
 from axialseg.postprocess.max_deeplab import PixelWisePostProcess
 
-NAME = "tiny_max_deeplab_s"
-# deeplab2's overrides for its tiny model, in our words.
-OVERRIDES = (
-    "model=max_deeplab_s",
-    "model.backbone.stem.channels=[8,8,16]",
-    "model.backbone.stage_blocks=[1,2,2,2]",
-    "model.backbone.stage_channels=[16,32,64,128]",
-    "model.backbone.drop_path_keep=1.0",
-    "model.net.slots=12",
-    "model.net.memory_slots=16",
-    "model.net.memory_channels=24",
-    "model.net.slot_channels=20",
-    "model.net.transformer_channels={stage5:32,decoder:32}",
-    "model.net.transformer.feed_forward_channels=40",
-    "model.net.embedding_channels=12",
-    "model.net.pixel_head_channels=16",
-    "model.net.semantic_head_channels=16",
-    "model.net.semantic_decoder.channels=24",
-    "model.net.semantic_decoder.projections=[12,8]",
-    "~model.net.semantic_decoder.context",
-    "+model.net.semantic_decoder.context._target_=axialseg.decoders.context.PointwiseContext",
-    "+model.net.semantic_decoder.context._partial_=true",
-    "+model.net.semantic_decoder.context.channels=24",
-)
-HEADS = {
-    "mask_logits": "pixel_space_mask_logits",
-    "class_logits": "transformer_class_logits",
-    "pixel_embedding": "pixel_space_normalized_feature",
-    "semantic": "semantic_logits",
-}
 TERMS = {
     "pq_mask": "pq_style_loss_mask_dice_term",
     "pq_class": "pq_style_loss_class_term",
@@ -78,16 +43,8 @@ def manifest() -> dict:
 
 
 @pytest.fixture
-def net(manifest: dict) -> nn.Module:
-    model = model_config(OVERRIDES)
-    net: nn.Module = build(model.net, backbone=build(model.backbone), semantic_channels=134)
-    load_weights(net, rule_weights(manifest))
-    return net
-
-
-def image(manifest: dict) -> Tensor:
-    shape = manifest["golden_input"]
-    return rule_image(shape["tag"], shape["batch"], shape["height"], shape["width"])
+def net() -> nn.Module:
+    return golden_net()
 
 
 def targets() -> dict[str, Tensor]:
@@ -105,23 +62,15 @@ def loss() -> MaxDeepLabLoss:
     return MaxDeepLabLoss(COCO.ignore_class, COCO.thing_ids, COCO.stuff_ids)
 
 
-def check_heads(heads: MaxDeepLabOutput, prefix: str, limit: float = TOLERANCE) -> None:
-    golden = arrays(NAME)
-    for ours, theirs in HEADS.items():
-        head = getattr(heads, ours)
-        actual = head.detach().numpy() if ours == "class_logits" else nhwc(head)
-        assert_close(actual, golden[f"{prefix}/{theirs}"], theirs, limit)
-
-
 def test_parameter_counts(net: nn.Module, manifest: dict) -> None:
     assert sum(p.numel() for p in net.parameters()) == manifest["trainable_parameters"]
     assert sum(b.numel() for b in net.buffers()) == manifest["non_trainable_parameters"]
 
 
-def test_outputs_in_evaluation(net: nn.Module, manifest: dict) -> None:
+def test_outputs_in_evaluation(net: nn.Module) -> None:
     golden = arrays(NAME)
     with torch.inference_mode():
-        heads = net.eval()(image(manifest)[:1])
+        heads = net.eval()(golden_image()[:1])
     check_heads(heads, "before")
     result = PixelWisePostProcess(COCO, 0.15, 0.3, 20, 30, divisor=256)(heads, (65, 97))[0]
     maps = {"panoptic": result.panoptic, "instance": result.instance, "semantic": result.semantic}
@@ -129,19 +78,43 @@ def test_outputs_in_evaluation(net: nn.Module, manifest: dict) -> None:
         np.testing.assert_array_equal(actual.numpy(), golden[f"before/{name}_pred"][0])
 
 
-def test_losses_of_the_authors_heads() -> None:
-    """Crowds that are neither void nor of a mask are among the targets."""
+def authors_heads() -> MaxDeepLabOutput:
     golden = arrays(NAME)
     heads = {name: torch.tensor(golden[f"train_forward/{HEADS[name]}"]) for name in HEADS}
     for name in ("mask_logits", "pixel_embedding", "semantic"):
         heads[name] = heads[name].movedim(-1, 1)
-    terms = loss().per_sample(MaxDeepLabOutput(**heads), targets(), MATCHING)
+    return MaxDeepLabOutput(**heads)
+
+
+def test_losses_of_the_authors_heads() -> None:
+    """Crowds that are neither void nor of a mask are among the targets."""
+    terms = loss().per_sample(authors_heads(), targets(), MATCHING)
     for ours, theirs in TERMS.items():
-        assert_close(terms[ours].numpy(), golden[f"train_loss/{theirs}"], ours, 1e-6)
+        assert_close(terms[ours].numpy(), arrays(NAME)[f"train_loss/{theirs}"], ours, 1e-6)
 
 
-def test_outputs_and_losses_in_training(net: nn.Module, manifest: dict) -> None:
-    heads = net.double().train()(image(manifest).double())
+def test_matching_of_the_authors_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours costs no more, and theirs no more than their rounding to float32 beside 999."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def watched(cost: Tensor, valid: Tensor) -> Tensor:
+        seen.append((cost, match_masks(cost, valid)))
+        return seen[0][1]
+
+    monkeypatch.setattr(max_deeplab_loss, "match_masks", watched)
+    loss().per_sample(authors_heads(), targets())
+    ((cost, ours),) = seen
+    gap = (total_cost(cost, MATCHING) - total_cost(cost, ours)).numpy()
+    assert (gap >= -1e-7).all()
+    assert (gap <= ours.shape[1] * np.spacing(np.float32(999))).all()
+
+
+def total_cost(cost: Tensor, slots: Tensor) -> Tensor:
+    return cost.gather(2, slots[..., None]).sum((1, 2))
+
+
+def test_outputs_and_losses_in_training(net: nn.Module) -> None:
+    heads = net.double().train()(golden_image().double())
     check_heads(heads, "train_forward", ROUNDING)
     terms = loss().per_sample(heads, targets(), MATCHING)
     for ours, theirs in TERMS.items():
@@ -156,7 +129,7 @@ def test_one_training_step(net: nn.Module, manifest: dict) -> None:
     nudge[0, 18, 4] = 1.2e-4
     last.register_forward_hook(lambda _module, _inputs, output: output + nudge)
     optimizer = Adam(net.parameters(), lr=1e-3)
-    terms = loss().per_sample(net.train()(image(manifest)), targets(), MATCHING)
+    terms = loss().per_sample(net.train()(golden_image()), targets(), MATCHING)
     torch.stack([term.mean() for term in terms.values()]).sum().backward()
     check_gradients(net, manifest, GRADIENT_ROUNDING)
     optimizer.step()
