@@ -252,6 +252,94 @@ class ComplexityConf:
     seed: int = 0
 
 
+@dataclass
+class MemoryConf:
+    """Top level of `conf/memory.yaml`.
+
+    Attributes:
+        model: see `ModelConf`.
+        data: the LightningDataModule whose classes, crop and recipe are taken.
+        schedule: see `ScheduleConf`.
+        trainer: see `TrainerConf`; the schedule refers to it.
+        crop: (height, width) of a training image in pixels.
+        gpu: memory of one device with its unit, as 80GiB.
+        reserve: share of it that is left free, in [0, 1).
+        precision: 32-true, bf16-mixed or 16-mixed.
+        batch: images of one device and forward pass; null counts 1 and the largest only.
+        masks: ground-truth masks of an image, for losses whose size depends on them.
+        format: table or json.
+        seed: of the data, which may refer to it.
+    """
+
+    model: ModelConf = field(default_factory=ModelConf)
+    data: Target = MISSING
+    schedule: ScheduleConf = field(default_factory=ScheduleConf)
+    trainer: TrainerConf = field(default_factory=TrainerConf)
+    crop: Any = MISSING
+    gpu: str = "80GiB"
+    reserve: float = 0.1
+    precision: str = "bf16-mixed"
+    batch: int | None = None
+    masks: int = 50
+    format: str = "table"
+    seed: int = 0
+
+
+@dataclass
+class CheckDataConf:
+    """Top level of `conf/check_data.yaml`.
+
+    Attributes:
+        data: the LightningDataModule whose data sets are checked.
+        split: train, val or all.
+        workers: processes that read images; null is one for each core.
+        samples: images of each split on the page.
+        output: folder of the report; null is outputs/check_data/<data>.
+        seed: of the data, which may refer to it.
+    """
+
+    data: Target = MISSING
+    split: str = "all"
+    workers: int | None = None
+    samples: int = 12
+    output: str | None = None
+    seed: int = 0
+
+
+@dataclass
+class BenchmarkConf:
+    """Top level of `conf/benchmark.yaml`.
+
+    Attributes:
+        model: see `ModelConf`.
+        data: the LightningDataModule whose classes the heads have; null is Cityscapes' 19, or 1000
+            for a classifier.
+        schedule: see `ScheduleConf`; its optimiser is the training step's.
+        trainer: see `TrainerConf`; the schedule refers to it.
+        size: (height, width) of the images in pixels.
+        batch: images at a time.
+        device: auto, cpu or cuda.
+        precision: auto, 32-true, bf16-mixed or 16-mixed.
+        compile: run the networks through `torch.compile`.
+        seconds: that each timing goes on, at the least.
+        format: table or json.
+        seed: of the data, which may refer to it.
+    """
+
+    model: ModelConf = field(default_factory=ModelConf)
+    data: Any = None
+    schedule: ScheduleConf = field(default_factory=ScheduleConf)
+    trainer: TrainerConf = field(default_factory=TrainerConf)
+    size: Any = MISSING
+    batch: int = 1
+    device: str = "auto"
+    precision: str = "auto"
+    compile: bool = False
+    seconds: float = 20.0
+    format: str = "table"
+    seed: int = 0
+
+
 def register_schemas() -> None:
     """Makes the typed top levels known to Hydra, and the project's folder to `hydra.searchpath`."""
     os.environ["AXIALSEG_ROOT"] = str(conf_dir().parent)
@@ -261,3 +349,6 @@ def register_schemas() -> None:
     store.store(name="convert_schema", node=ConvertConf)
     store.store(name="attention_schema", node=AttentionConf)
     store.store(name="complexity_schema", node=ComplexityConf)
+    store.store(name="memory_schema", node=MemoryConf)
+    store.store(name="check_data_schema", node=CheckDataConf)
+    store.store(name="benchmark_schema", node=BenchmarkConf)

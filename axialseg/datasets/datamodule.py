@@ -1,22 +1,28 @@
 """Panoptic training and validation data: samples -> transforms -> targets -> batches."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from axialseg.datasets.inspection import Inspectable, refuse_first_error
 from axialseg.datasets.loaders import Batch, ImageDataModule
 from axialseg.datasets.sample import LabelledDataset, PanopticDataset, PanopticSample
-from axialseg.datasets.sampler import SampleKey, repeat_factors
+from axialseg.datasets.sampler import CounterSampler, SampleKey, repeat_factors
 from axialseg.datasets.transforms import PAD_VALUE, EvalTransform, TrainTransform
 from axialseg.errors import UserError
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.panoptic_map import PanopticSegments
+
+FIRST_IMAGES = 16  # of the first batch, that are read before all else
 
 Targets = Callable[[PanopticSegments, Categories], dict[str, NDArray[Any]]]
 
@@ -108,6 +114,25 @@ class PanopticDataModule(ImageDataModule):
         """The classes of the data set, known before the model is built."""
         return self.val_dataset.categories
 
+    def prepare_data(self) -> None:
+        """Compares the names of all files and reads the first images, on one rank: seconds.
+
+        Raises:
+            UserError: a file is missing, or what training reads first is damaged.
+        """
+        is_training = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        datasets = [self._opened_train_dataset] if is_training else []
+        for dataset in (*datasets, self.val_dataset):
+            if isinstance(dataset, Inspectable):
+                refuse_first_error(dataset.inspector().check_files())
+        for dataset in datasets:
+            items = self._training_items(dataset)
+            keys = CounterSampler(len(dataset), self.seed)
+            for key in islice(keys, min(self.batch_size, FIRST_IMAGES)):
+                item = items[key]
+                if isinstance(item, UserError):
+                    raise item
+
     def setup(self, stage: str) -> None:
         """Opens the training data for `fit` and fills the cache.
 
@@ -117,7 +142,7 @@ class PanopticDataModule(ImageDataModule):
         if self.cache and not isinstance(self.val_dataset, InMemoryDataset):
             self.val_dataset = InMemoryDataset(self.val_dataset)
         if stage == "fit" and self.train_dataset is None:
-            train_dataset = self.open_train_dataset(root=self.root)
+            train_dataset = self._opened_train_dataset
             if train_dataset.categories != self.categories:
                 raise UserError(
                     f"the training and validation files in {self.root} list different categories; "
@@ -133,11 +158,18 @@ class PanopticDataModule(ImageDataModule):
                 self.repeat_factors = repeat_factors(presence, self.repeat_threshold)
             self.train_dataset = InMemoryDataset(train_dataset) if self.cache else train_dataset
 
+    @cached_property
+    def _opened_train_dataset(self) -> PanopticDataset:
+        return self.open_train_dataset(root=self.root)
+
+    def _training_items(self, dataset: PanopticDataset) -> "TrainingItems":
+        assert self.targets is not None
+        return TrainingItems(dataset, self.train_transform, self.targets, self.seed)
+
     def train_dataloader(self) -> DataLoader:
         """Endless training batches, from the position that the trainer has reached."""
         assert self.train_dataset is not None
-        assert self.targets is not None
-        items = TrainingItems(self.train_dataset, self.train_transform, self.targets, self.seed)
+        items = self._training_items(self.train_dataset)
         return self.training_loader(items, len(self.train_dataset), self.repeat_factors)
 
     def val_dataloader(self) -> DataLoader:

@@ -26,7 +26,8 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
             return np.asarray(image.convert("RGB"))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; unpack the images into {path.parent}.") from error
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's words for a damaged file
+    # Pillow's words for a damaged file
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(
             f"{path} can not be read ({error}); it may be truncated: unpack or download it again."
         ) from error

@@ -1,0 +1,117 @@
+"""`python -m axialseg check-data`: goes through all files of a data set and says what is wrong."""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from axialseg.command_line import compose_config, run_tool
+from axialseg.config_check import nearest
+from axialseg.errors import UserError
+from axialseg.launch import cpu_count
+
+if TYPE_CHECKING:
+    from axialseg.data_check.check import SplitReport
+
+USAGE = (
+    "python -m axialseg check-data data=<name> [data.root=<folder>] [split=all|train|val] "
+    "[workers=<processes>] [output=<folder>] [key=value ...]"
+)
+SPLITS = ("all", "train", "val")
+TRAINING_WOULD_FAIL = 1  # exit code
+
+
+def main() -> None:
+    """The command."""
+    run_tool(check_data)
+
+
+def check_data(arguments: list[str]) -> None:
+    """Checks a data set, prints what is wrong, and writes a page about it.
+
+    Args:
+        arguments: overrides of `conf/check_data.yaml`.
+
+    Raises:
+        UserError: a wrong setting, or there is no such data set.
+        SystemExit: code 1 if training would fail.
+    """
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(f"usage: {USAGE}")
+        return
+    cfg = compose_config("check_data", arguments)
+    if cfg.split not in SPLITS:
+        raise UserError(f"split={cfg.split} does not exist; {nearest(cfg.split, SPLITS, 'split=')}")
+    for name in ("workers", "samples"):
+        if cfg[name] is not None and cfg[name] < 0:
+            raise UserError(f"{name}={cfg[name]}, but it must be 0 or more")
+    names = [line.partition("=")[2] for line in arguments if line.startswith("data=")]
+    title = names[-1] if names else "data"
+    folder = Path(cfg.output or f"outputs/check_data/{title}")
+    errors = _check(cfg, title, folder)
+    if errors:
+        print(f"Training would fail: {errors:,} errors. The report is {folder / 'index.html'}")
+        sys.exit(TRAINING_WOULD_FAIL)
+    print(f"Training can start: no errors. The report is {folder / 'index.html'}")
+
+
+def _check(cfg: DictConfig, title: str, folder: Path) -> int:
+    """Checks the splits and writes the report; gives the number of errors."""
+    # Only now: these imports take seconds, and a wrong command line shall not wait for them.
+    from axialseg.data_check.check import check_split
+    from axialseg.data_check.page import page
+    from axialseg.data_check.report import summary_lines, write_findings, write_statistics
+
+    say = partial(print, flush=True)
+    workers = cpu_count() if cfg.workers is None else cfg.workers
+    datasets = _open(cfg)
+    splits = []
+    for name, dataset in datasets.items():
+        report = check_split(name, dataset, workers, say)
+        splits.append((report, dataset))
+    reports: list[SplitReport] = [report for report, _ in splits]
+    _compare_classes(reports)
+    table = folder / "findings.csv"
+    for report in reports:
+        say("\n".join(summary_lines(report, table)))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_findings(reports, table)
+        write_statistics(reports, folder / "statistics.json")
+        html = page(f"{title}: {cfg.data.root}", splits, cfg.samples, table.name)
+        (folder / "index.html").write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{folder} can not be written ({error.strerror}); give another folder as output=..."
+        ) from error
+    return sum(len(report.errors) for report in reports)
+
+
+def _open(cfg: DictConfig) -> dict[str, Any]:
+    """Split -> its reader."""
+    from axialseg.build import build
+    from axialseg.datasets.inspection import Inspectable
+
+    wanted = ("train", "val") if cfg.split == "all" else (cfg.split,)
+    datasets = {}
+    for name in wanted:
+        dataset = build(cfg.data[f"{name}_dataset"], root=cfg.data.root)
+        if not isinstance(dataset, Inspectable):
+            raise UserError(
+                f"{type(dataset).__name__} has no panoptic ground truth; check-data knows the data "
+                "sets for panoptic segmentation"
+            )
+        datasets[name] = dataset
+    return datasets
+
+
+def _compare_classes(reports: list["SplitReport"]) -> None:
+    """Adds the error that the splits have other classes, which training refuses."""
+    from axialseg.datasets.inspection import Finding
+
+    known = [report for report in reports if report.categories is not None]
+    if len(known) == 2 and known[0].categories != known[1].categories:
+        text = "the training and validation files list different categories; use the same in both."
+        known[1].findings.insert(0, Finding("different categories", True, "", text))

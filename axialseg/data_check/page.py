@@ -1,0 +1,266 @@
+"""The result of a check as one HTML file that needs no other: tables, bars, sample overlays."""
+
+import base64
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from html import escape
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from axialseg.data_check.check import SplitReport
+from axialseg.data_check.report import by_kind
+from axialseg.data_check.statistics import SplitStatistics
+from axialseg.datasets.sample import PanopticDataset, PanopticSample
+from axialseg.errors import UserError
+from axialseg.panoptic.categories import Categories
+from axialseg.visualization import panoptic_overlay
+
+NAMED = 100  # findings of a kind that the page names
+LISTED_SIZES = 12
+SAMPLE_SIDE = 640  # longer side of a sample, in pixels
+JPEG_QUALITY = 82
+
+STYLE = """
+:root { --ink: #1c1f26; --soft: #667085; --paper: #fff; --line: #e4e7ec; --card: #f7f8fa;
+  --bar: #4c7dd8; --error: #c4320a; --warning: #b54708; --good: #067647; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e8ec; --soft: #98a2b3; --paper: #14161b;
+  --line: #2b303b; --card: #1c1f26; --bar: #6f9bf0; --error: #ff8b66; --warning: #f5b45c;
+  --good: #5fd39b; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+  max-width: 1200px; margin: 2rem auto; padding: 0 1.5rem; }
+h1, h2, h3 { line-height: 1.2; } h2 { margin-top: 3rem; border-bottom: 1px solid var(--line);
+  padding-bottom: .4rem; } h3 { margin-top: 2rem; }
+.soft { color: var(--soft); } .error { color: var(--error); } .warning { color: var(--warning); }
+.good { color: var(--good); }
+.cards { display: flex; flex-wrap: wrap; gap: .75rem; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
+  padding: .6rem 1rem; min-width: 7rem; } .card b { display: block; font-size: 1.3rem; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .2rem .6rem; border-bottom: 1px solid var(--line); }
+th { color: var(--soft); font-weight: 500; } td.number { text-align: right; white-space: nowrap; }
+.swatch { display: inline-block; width: .8rem; height: .8rem; border-radius: 3px;
+  margin-right: .5rem; vertical-align: -1px; border: 1px solid #0003; }
+details { border: 1px solid var(--line); border-radius: 8px; padding: .5rem 1rem; margin: .5rem 0; }
+summary { cursor: pointer; } details ul { overflow-wrap: anywhere; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); gap: 1.5rem; }
+svg text { fill: var(--soft); font: 11px system-ui, sans-serif; } svg rect { fill: var(--bar); }
+.samples { display: grid; grid-template-columns: repeat(auto-fill, minmax(360px, 1fr)); gap: 1rem; }
+figure { margin: 0; } figure img { width: 100%; border-radius: 8px; display: block; }
+figcaption { font-size: .85rem; overflow-wrap: anywhere; color: var(--soft); }
+"""
+
+
+def page(
+    title: str, splits: Sequence[tuple[SplitReport, PanopticDataset]], samples: int, table: str
+) -> str:
+    """The whole page.
+
+    Args:
+        title: of the data set.
+        splits: report and reader of each.
+        samples: images of each split to show.
+        table: name of the file that has all findings.
+    """
+    reports = [report for report, _ in splits]
+    errors = sum(len(report.errors) for report in reports)
+    verdict = (
+        f'<p class="error"><b>Training would fail:</b> {errors:,} errors.</p>'
+        if errors
+        else '<p class="good"><b>Training can start:</b> no errors.</p>'
+    )
+    body = "".join(part for split in splits for part in _split(*split, samples, table))
+    return (
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>"
+        f"<h1>{escape(title)}</h1>{verdict}{body}</body></html>\n"
+    )
+
+
+def _split(
+    report: SplitReport, dataset: PanopticDataset, samples: int, table: str
+) -> Iterator[str]:
+    """The sections of one split."""
+    statistics, categories = report.statistics, report.categories
+    yield f"<h2>{escape(report.name)}</h2>"
+    yield _cards(report)
+    yield "<h3>Findings</h3>"
+    yield "".join(_findings(report, table)) or '<p class="good">Nothing is wrong.</p>'
+    if categories is None:
+        return
+    if statistics.labelled:
+        yield "<h3>Classes</h3>"
+        yield (
+            '<p class="soft">Pixels, segments (crowds left out) and images of each class; the '
+            "bars are logarithmic.</p>"
+        )
+        yield _class_table(statistics, categories)
+    yield "<h3>Sizes</h3>"
+    yield f'<div class="charts">{"".join(_charts(statistics))}</div>'
+    if samples:
+        yield "<h3>Samples</h3>"
+        yield f'<div class="samples">{"".join(_samples(report, dataset, samples))}</div>'
+
+
+def _cards(report: SplitReport) -> str:
+    statistics = report.statistics
+    pixels = statistics.void + int(statistics.pixels.sum())
+    crowd_share = _share(int(statistics.crowd_pixels.sum()), pixels)
+    warnings = len(report.findings) - len(report.errors)
+    cards = [
+        ("images", f"{report.length:,}", ""),
+        ("segments", f"{int(statistics.segments.sum()):,}", ""),
+        ("crowds", f"{int(statistics.crowds.sum()):,} ({crowd_share} of the pixels)", ""),
+        ("void pixels", _share(statistics.void, pixels), ""),
+        ("errors", f"{len(report.errors):,}", "error" if report.errors else "good"),
+        ("warnings", f"{warnings:,}", "warning" if warnings else "good"),
+    ]
+    shown = (
+        f'<div class="card"><b class="{color}">{value}</b><span class="soft">{name}</span></div>'
+        for name, value, color in cards
+    )
+    return f'<div class="cards">{"".join(shown)}</div>'
+
+
+def _findings(report: SplitReport, table: str) -> Iterator[str]:
+    for (is_error, kind), findings in by_kind(report.findings).items():
+        color = "error" if is_error else "warning"
+        rows = "".join(f"<li>{escape(finding.text)}</li>" for finding in findings[:NAMED])
+        if len(findings) > NAMED:
+            rows += f"<li>... and {len(findings) - NAMED:,} more, see {escape(table)}</li>"
+        yield (
+            f'<details{" open" if is_error else ""}><summary><b class="{color}">{color}</b> '
+            f"{escape(kind)}: {len(findings):,}</summary><ul>{rows}</ul></details>"
+        )
+
+
+def _class_table(statistics: SplitStatistics, categories: Categories) -> str:
+    """A row for each class, the most frequent first."""
+    columns = (statistics.pixels, statistics.segments, statistics.images_with)
+    largest = [max(int(column.max()), 1) for column in columns]
+    total = max(int(statistics.pixels.sum()), 1)
+    rows = []
+    for category in sorted(categories.classes, key=lambda c: -statistics.pixels[c.class_id]):
+        counts = [int(column[category.class_id]) for column in columns]
+        bars = "".join(
+            f"<td>{_bar(count, most)}</td>"
+            f'<td class="number">{_share(count, total) if not n else f"{count:,}"}</td>'
+            for n, (count, most) in enumerate(zip(counts, largest, strict=True))
+        )
+        red, green, blue = category.color
+        rows.append(
+            f'<tr><td><span class="swatch" style="background: rgb({red}, {green}, {blue})"></span>'
+            f"{escape(category.name)}</td>"
+            f'<td class="soft">{"thing" if category.is_thing else "stuff"}</td>{bars}'
+            f'<td class="number">{int(statistics.crowds[category.class_id]):,}</td></tr>'
+        )
+    head = (
+        '<tr><th>class</th><th></th><th colspan="2">pixels</th><th colspan="2">segments</th>'
+        '<th colspan="2">images</th><th>crowds</th></tr>'
+    )
+    return f"<table>{head}{''.join(rows)}</table>"
+
+
+def _bar(count: int, most: int) -> str:
+    """A bar on a logarithmic scale; one pixel or image is still to be seen."""
+    width = 90 * math.log1p(count) / math.log1p(most)
+    return (
+        f'<svg width="90" height="10" role="img" aria-label="{count}">'
+        f'<rect width="{width:.1f}" height="10" rx="2"/></svg>'
+    )
+
+
+def _charts(statistics: SplitStatistics) -> Iterator[str]:
+    sizes = statistics.sizes.most_common()
+    rows = [(f"{w} x {h}", count) for (h, w), count in sizes[:LISTED_SIZES]]
+    rest = sizes[LISTED_SIZES:]
+    if rest:
+        rows.append((f"{len(rest):,} others", sum(count for _, count in rest)))
+    yield _chart("Images by their size, width x height", rows)
+    sides: Counter[int] = Counter()
+    for (height, width), count in sizes:
+        sides[max(height, width) // 100 * 100] += count
+    if len(sides) > 1:
+        rows = [(f"{side} to {side + 99}", count) for side, count in sorted(sides.items())]
+        yield _chart("Images by their longer side, in pixels", rows)
+    if statistics.thing_areas.any():
+        seen = np.flatnonzero(statistics.thing_areas)
+        bins = range(int(seen[0]), int(seen[-1]) + 1)
+        rows = [(f"{2**k:,} to {2 ** (k + 1) - 1:,}", int(statistics.thing_areas[k])) for k in bins]
+        yield _chart("Things by their area, in pixels", rows)
+    counts = statistics.things_per_image
+    if counts:
+        step = max(1, -(-(max(counts) + 1) // 20))
+        binned: Counter[int] = Counter()
+        for count, images in counts.items():
+            binned[count // step] += images
+        rows = [
+            (f"{k * step}" if step == 1 else f"{k * step} to {k * step + step - 1}", binned[k])
+            for k in range(max(binned) + 1)
+        ]
+        yield _chart("Images by their number of things", rows)
+
+
+def _chart(title: str, rows: Sequence[tuple[str, int]]) -> str:
+    """Horizontal bars with their labels and counts."""
+    most = max((count for _, count in rows), default=1)
+    label, bar, height = 130, 160, 18
+    lines = [f'<svg viewBox="0 0 {label + bar + 70} {height * len(rows)}" role="img">']
+    for n, (name, count) in enumerate(rows):
+        middle = n * height + 12
+        width = max(bar * count / most, 1 if count else 0)
+        lines.append(
+            f'<text x="{label - 6}" y="{middle}" text-anchor="end">{escape(name)}</text>'
+            f'<rect x="{label}" y="{n * height + 3}" width="{width:.1f}" height="12" rx="2"/>'
+            f'<text x="{label + width + 6:.1f}" y="{middle}">{count:,}</text>'
+        )
+    return f"<div><h4>{escape(title)}</h4>{''.join(lines)}</svg></div>"
+
+
+def _samples(report: SplitReport, dataset: PanopticDataset, count: int) -> Iterator[str]:
+    """Images from all over the split, then one for each kind of warning."""
+    healthy = report.healthy
+    places = np.linspace(0, len(healthy) - 1, min(count, len(healthy))).astype(int)
+    for index in dict.fromkeys(healthy[place] for place in places.tolist()):
+        yield _sample(dataset, index, "")
+    for kind, index in sorted(report.examples.items()):
+        if index in healthy:
+            yield _sample(dataset, index, kind)
+
+
+def _sample(dataset: PanopticDataset, index: int, remark: str) -> str:
+    """An image with its segments over it."""
+    try:
+        sample = dataset.read(index)
+    except UserError:  # the data set as a whole is refused, which the findings say
+        return ""
+    picture = _drawn(sample, dataset.categories)
+    _, encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    content = base64.b64encode(encoded.tobytes()).decode()
+    height, width = sample.image.shape[:2]
+    name = escape(f"{sample.file_name}, {width} x {height}")
+    warning = f' <span class="warning">{escape(remark)}</span>' if remark else ""
+    return (
+        f'<figure><img alt="{name}" src="data:image/jpeg;base64,{content}">'
+        f"<figcaption>{name}{warning}</figcaption></figure>"
+    )
+
+
+def _drawn(sample: PanopticSample, categories: Categories) -> NDArray[np.uint8]:
+    """The overlay of a sample, not larger than a page needs."""
+    image, segments = sample.image, sample.segments
+    scale = min(1.0, SAMPLE_SIDE / max(image.shape[:2]))
+    size = round(image.shape[1] * scale), round(image.shape[0] * scale)
+    image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    if segments is None:
+        return image
+    id_map = cv2.resize(segments.id_map, size, interpolation=cv2.INTER_NEAREST)
+    segments = segments._replace(id_map=np.asarray(id_map, np.int32))
+    return panoptic_overlay(image, segments, categories)
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.2g} %" if whole else "0 %"
