@@ -60,9 +60,9 @@ class ToyNet(nn.Module):
 def toy_loss(outputs: Heads, batch: dict[str, Any]) -> dict[str, Tensor]:
     """Cross-entropy, and a term that is NaN where the batch says so."""
     assert outputs.semantic.dtype == torch.float32
-    semantic = F.cross_entropy(outputs.semantic, batch["semantic"].long())
-    poison = batch.get("poison", torch.zeros(1)).sum()
-    return {"semantic": semantic, "extra": 0.01 * outputs.semantic.square().mean() + poison}
+    semantic = F.cross_entropy(outputs.semantic, batch["semantic"].long(), reduction="none")
+    extra = 0.01 * outputs.semantic.square().mean((1, 2, 3)) + batch.get("poison", 0.0)
+    return {"semantic": semantic.mean((1, 2)), "extra": extra}
 
 
 class ToyMaps(NamedTuple):

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from axialseg.decoders.panoptic_deeplab import PredictionHead
 from axialseg.layers.batch_norm import BatchNorm
 from axialseg.layers.convolution import ConvNorm
+from axialseg.layers.full_precision import full_precision, widened
 from axialseg.layers.initialization import truncated_normal_
 
 NO_OBJECT_PRIOR = 0.9  # share of the slots that "no object" is given before training
 
 
 class MaxDeepLabOutput(NamedTuple):
-    """Raw heads, h and w at stride 4, N slots.
+    """Raw heads, h and w at stride 4, N slots; in float32 under autocast too, or in float64.
 
     Attributes:
         mask_logits: ``[B, N, h, w]``; a softmax over the slots gives their masks.
@@ -91,16 +92,20 @@ class MaxDeepLabHeads(nn.Module):
             mask_feature: ``[B, C_s, N]``, activated.
             semantic_feature: ``[B, C_f, h, w]``, activated.
         """
-        embedding = self.pixel_norm(self.pixel_head(pixel_feature))
-        squared = embedding.float().square().sum(1, keepdim=True)
-        embedding = embedding * squared.clamp(min=1e-12).rsqrt().to(embedding.dtype)
+        embedding = self.pixel_head(pixel_feature)
         masks = self.mask_head(mask_feature.unsqueeze(-1)).squeeze(-1)  # [B, D, N]
-        logits = torch.einsum("bdhw,bdn->bnhw", embedding, masks)
         classes = self.class_head(class_feature.unsqueeze(-1)).squeeze(-1).transpose(1, 2)
-        bias = F.pad(classes.new_full((1,), self.no_object_bias), (classes.shape[-1] - 1, 0))
-        return MaxDeepLabOutput(
-            self.mask_norm(logits.unsqueeze(1)).squeeze(1),
-            classes + bias,
-            embedding,
-            self.semantic_head(semantic_feature),
-        )
+        semantic = self.semantic_head(semantic_feature)
+        with full_precision(embedding):
+            embedding = self.pixel_norm(widened(embedding))
+            squared = embedding.square().sum(1, keepdim=True)
+            embedding = embedding * squared.clamp(min=1e-12).rsqrt()
+            logits = torch.einsum("bdhw,bdn->bnhw", embedding, widened(masks))
+            classes = widened(classes)
+            bias = F.pad(classes.new_full((1,), self.no_object_bias), (classes.shape[-1] - 1, 0))
+            return MaxDeepLabOutput(
+                self.mask_norm(logits.unsqueeze(1)).squeeze(1),
+                classes + bias,
+                embedding,
+                widened(semantic),
+            )

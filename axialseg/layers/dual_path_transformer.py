@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from axialseg.layers.batch_norm import BatchNorm
 from axialseg.layers.convolution import ConvNorm, ConvNormReLU
 from axialseg.layers.drop_path import DropPath
+from axialseg.layers.full_precision import full_precision, widened
 from axialseg.layers.initialization import truncated_normal_
 
 
@@ -23,7 +24,8 @@ class NormalizedAttention(nn.Module):
     """Multi-head attention with batch norms in place of 1/sqrt(d).
 
     The logits are normalised per head before the softmax, what is retrieved per head and channel
-    after it; then comes ReLU.
+    after it; then comes ReLU. All of it is in float32 under autocast too: the logits are not scaled
+    down, and they are few.
 
     Args:
         heads: h.
@@ -44,11 +46,13 @@ class NormalizedAttention(nn.Module):
             value: ``[B, h, V/h, M]``.
 
         Returns:
-            ``[B, V, Q]``, >= 0.
+            ``[B, V, Q]``, >= 0, in float32 or float64.
         """
-        logits = self.similarity_norm(query.transpose(-1, -2) @ key)
-        retrieved = value @ logits.softmax(-1).transpose(-1, -2)  # [B, h, V/h, Q]
-        return F.relu(self.retrieval_norm(retrieved.flatten(1, 2)))
+        with full_precision(query):
+            query, key, value = widened(query), widened(key), widened(value)
+            logits = self.similarity_norm(query.transpose(-1, -2) @ key)
+            retrieved = value @ logits.softmax(-1).transpose(-1, -2)  # [B, h, V/h, Q]
+            return F.relu(self.retrieval_norm(retrieved.flatten(1, 2)))
 
 
 class DualPathTransformer(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class ClassificationLoss(nn.Module):
-    """The mean over a batch.
+    """The error in each image's class.
 
     Args:
         label_smoothing: share of the target that is spread evenly over all classes, in [0, 1].
@@ -21,11 +21,13 @@ class ClassificationLoss(nn.Module):
         self.label_smoothing = label_smoothing
 
     def forward(self, logits: Tensor, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """The term ``cross_entropy``.
+        """The term ``cross_entropy``, float32 ``[B]``.
 
         Args:
             logits: float32 ``[B, C]``.
             batch: ``label`` int64 ``[B]``, 0..C-1.
         """
-        smoothing = self.label_smoothing
-        return {"cross_entropy": F.cross_entropy(logits, batch["label"], label_smoothing=smoothing)}
+        losses = F.cross_entropy(
+            logits, batch["label"], reduction="none", label_smoothing=self.label_smoothing
+        )
+        return {"cross_entropy": losses}

@@ -89,33 +89,24 @@ class MaxDeepLabLoss(nn.Module):
         self.matched_share = matched_share
         self.temperature = temperature
 
-    def forward(self, outputs: MaskHeads, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Batch means of the terms, each a float32 scalar that already has its factor.
+    def forward(
+        self,
+        outputs: MaskHeads,
+        targets: Mapping[str, Tensor],
+        matching: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The terms of each image, each float32 ``[B]`` that already has its factor.
 
         Args:
             outputs: raw heads.
             targets: ``semantic`` int ``[B, H, W]`` class ids; ``semantic_weight`` float
                 ``[B, H, W]``; ``thing_id_mask`` int ``[B, H, W]``, number of the thing, -1 at none;
                 ``thing_id_class`` int ``[B, T]``, class id of each thing, -1 past the last.
+            matching: int64 ``[B, M]``, slot of each mask; None finds the best one.
 
         Returns:
             ``pq_mask``, ``pq_class``, ``mask_id``, ``instance_discrimination`` and ``semantic``;
-            their sum is the loss. NaN if a head is not finite.
-        """
-        return {name: term.mean() for name, term in self.per_sample(outputs, targets).items()}
-
-    def per_sample(
-        self,
-        outputs: MaskHeads,
-        targets: Mapping[str, Tensor],
-        matching: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """The terms of each sample, ``[B]``.
-
-        Args:
-            outputs: as of `forward`.
-            targets: as of `forward`.
-            matching: int64 ``[B, M]``, slot of each mask; None finds the best one.
+            their sum is the loss. NaN for an image of whose heads one is not finite.
         """
         # The matcher and the sums over all pixels would suffer from half precision.
         with torch.autocast(outputs.mask_logits.device.type, enabled=False):

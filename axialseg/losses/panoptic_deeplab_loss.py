@@ -53,7 +53,7 @@ class PanopticDeepLabLoss(nn.Module):
         self.offset_weight = offset_weight
 
     def forward(self, outputs: PanopticHeads, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Batch means of the terms, each a float32 scalar that already has its factor.
+        """The terms of each image, each float32 ``[B]`` that already has its factor.
 
         Args:
             outputs: raw heads at any resolution; they are resized to that of the targets.
@@ -64,12 +64,6 @@ class PanopticDeepLabLoss(nn.Module):
         Returns:
             ``semantic``, ``center`` and ``offset``; their sum is the loss.
         """
-        return {name: term.mean() for name, term in self.per_sample(outputs, targets).items()}
-
-    def per_sample(
-        self, outputs: PanopticHeads, targets: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """The terms of each sample, ``[B]``; arguments as of `forward`."""
         with torch.autocast(outputs.semantic.device.type, enabled=False):
             size = targets["semantic"].shape[-2:]
             heads = outputs.resized((size[0], size[1]))

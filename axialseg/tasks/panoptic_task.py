@@ -15,7 +15,7 @@ class PanopticTask(TrainingTask):
 
     Args:
         net: image ``[B, 3, H, W]`` in 0..255 and valid region ``[B, H, W]`` -> heads.
-        loss: heads and batch -> named, weighted scalar terms; their sum is minimised.
+        loss: heads and batch -> named, weighted terms; see `TrainingTask`.
         postprocess: heads -> panoptic maps (see `axialseg.inference.predict`).
         optimizer: this and the following as of `TrainingTask`.
         parameter_groups: see there.

@@ -42,19 +42,19 @@ class StepGuard:
                 if buffer.is_floating_point()
             ]
 
-    def watch(self, loss: Tensor, index: Tensor) -> Tensor:
-        """Notes the loss of one batch.
+    def watch(self, losses: Tensor, index: Tensor) -> Tensor:
+        """Notes the losses of one batch.
 
         Args:
-            loss: scalar.
+            losses: ``[B]``, one for each image.
             index: int64 ``[B]``, indices of the images in the data set.
 
         Returns:
-            The loss for the backward pass: itself where finite, else NaN with NaN gradients.
+            The mean for the backward pass; NaN with NaN gradients unless all are finite.
         """
-        is_finite = torch.isfinite(loss.detach())
+        is_finite = torch.isfinite(losses.detach())
         self._watched.append((is_finite, index))
-        return loss * torch.where(is_finite, 1.0, torch.nan)
+        return losses.mean() * torch.where(is_finite.all(), 1.0, torch.nan)
 
     def check(self, parameters: Iterable[nn.Parameter]) -> bool:
         """Drops the gradients, so that the optimiser does nothing, unless all are finite.
@@ -85,10 +85,10 @@ class StepGuard:
         return False
 
     def _report(self, watched: list[tuple[Tensor, Tensor]]) -> None:
-        """Names the images on the rank whose loss is to blame."""
-        blamed = [index for is_finite, index in watched if not is_finite]
-        if blamed:
-            names = [name for index in blamed for name in self._name_images(index)]
+        """Names the images whose loss is to blame, on their rank."""
+        blamed = torch.cat([index[~is_finite] for is_finite, index in watched])
+        if len(blamed):
+            names = self._name_images(blamed)
             log.warning("The loss is not finite, the step is skipped; images: %s", ", ".join(names))
         else:
             log.warning("A gradient is not finite, the step is skipped")

@@ -26,7 +26,8 @@ class TrainingTask(pl.LightningModule, ABC):
 
     Args:
         net: images ``[B, 3, H, W]`` in 0..255 -> outputs.
-        loss: outputs and batch -> named, weighted scalar terms; their sum is minimised.
+        loss: outputs and batch -> named, weighted terms ``[B]``, one value for each image; the
+            batch mean of their sum is minimised.
         optimizer: makes the optimiser from parameter groups; this and the next two may be None if
             the task only evaluates.
         parameter_groups: net -> groups, each with its base learning rate.
@@ -61,7 +62,7 @@ class TrainingTask(pl.LightningModule, ABC):
 
     @abstractmethod
     def training_losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """The weighted loss terms of a training batch, float32 scalars."""
+        """The weighted loss terms of a training batch, each float32 ``[B]``."""
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and the learning rate that follows `curve` step by step."""
@@ -95,15 +96,15 @@ class TrainingTask(pl.LightningModule, ABC):
         self.guard.before_forward()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """The total loss as ``loss``, and each term by its name."""
+        """The total loss as ``loss``, and each term by its name; means of the batch."""
         terms = self.training_losses(self.ordered(batch))
-        total = torch.stack(tuple(terms.values())).sum()
-        detached = {name: term.detach() for name, term in terms.items()}
-        self.log("train/loss", total.detach())
+        losses = torch.stack(tuple(terms.values())).sum(0)
+        detached = {name: term.detach().mean() for name, term in terms.items()}
+        self.log("train/loss", losses.detach().mean())
         self.log_dict({f"train/{name}": term for name, term in detached.items()})
         self.log("train/lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
         self.log("train/skipped_steps", float(self.guard.skipped_steps))
-        return {"loss": self.guard.watch(total, batch["index"]), **detached}
+        return {"loss": self.guard.watch(losses, batch["index"]), **detached}
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Drops the step if it would make weights NaN; the learning rate moves on all the same."""

@@ -74,7 +74,7 @@ def test_terms_and_gradients(case: str) -> None:
     loss, heads = loss_of(case), outputs(case)
     # Of near-ties in float32 the original took one that is not the best.
     matching = golden_matching(case) if case == "max_coco_full_size_vocabulary" else None
-    terms = loss.per_sample(heads, targets(case), matching)
+    terms = loss(heads, targets(case), matching)
     for ours, theirs in TERMS.items():
         expected = data[f"{case}|loss|{theirs}"]
         assert_close(terms[ours].detach().numpy(), expected, ours, 1e-5, floor=1e-8)
@@ -85,13 +85,6 @@ def test_terms_and_gradients(case: str) -> None:
         gradient = getattr(heads, ours).grad
         actual = gradient.numpy() if ours == "class_logits" else nhwc(gradient)
         assert_close(actual, data[f"{case}|grad|{theirs}"], ours, floor=1e-9)
-
-
-def test_forward_is_the_mean_of_the_samples() -> None:
-    case = "max_more_slots_than_masks"
-    loss, heads, truth = loss_of(case), outputs(case), targets(case)
-    for name, term in loss(heads, truth).items():
-        torch.testing.assert_close(term, loss.per_sample(heads, truth)[name].mean())
 
 
 def test_best_matching_is_no_worse_than_the_stored_one() -> None:
@@ -136,7 +129,7 @@ def test_values_that_are_not_finite_give_a_loss_that_says_so(head: str, value: f
     case = "max_more_slots_than_masks"
     heads = MaxDeepLabOutput(*(x.detach().clone() for x in outputs(case)))
     getattr(heads, head)[0, 0] = value
-    terms = loss_of(case).per_sample(heads, targets(case))
+    terms = loss_of(case)(heads, targets(case))
     total = torch.stack(list(terms.values())).sum(0)
     assert not torch.isfinite(total[0])
     assert torch.isfinite(total[1])  # the other image is not to blame

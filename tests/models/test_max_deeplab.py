@@ -88,7 +88,7 @@ def authors_heads() -> MaxDeepLabOutput:
 
 def test_losses_of_the_authors_heads() -> None:
     """Crowds that are neither void nor of a mask are among the targets."""
-    terms = loss().per_sample(authors_heads(), targets(), MATCHING)
+    terms = loss()(authors_heads(), targets(), MATCHING)
     for ours, theirs in TERMS.items():
         assert_close(terms[ours].numpy(), arrays(NAME)[f"train_loss/{theirs}"], ours, 1e-6)
 
@@ -102,7 +102,7 @@ def test_matching_of_the_authors_heads(monkeypatch: pytest.MonkeyPatch) -> None:
         return seen[0][1]
 
     monkeypatch.setattr(max_deeplab_loss, "match_masks", watched)
-    loss().per_sample(authors_heads(), targets())
+    loss()(authors_heads(), targets())
     ((cost, ours),) = seen
     gap = (total_cost(cost, MATCHING) - total_cost(cost, ours)).numpy()
     assert (gap >= -1e-7).all()
@@ -116,7 +116,7 @@ def total_cost(cost: Tensor, slots: Tensor) -> Tensor:
 def test_outputs_and_losses_in_training(net: nn.Module) -> None:
     heads = net.double().train()(golden_image().double())
     check_heads(heads, "train_forward", ROUNDING)
-    terms = loss().per_sample(heads, targets(), MATCHING)
+    terms = loss()(heads, targets(), MATCHING)
     for ours, theirs in TERMS.items():
         expected = arrays(NAME)[f"train_loss/{theirs}"]
         assert_close(terms[ours].detach().numpy(), expected, ours, ROUNDING)
@@ -129,8 +129,8 @@ def test_one_training_step(net: nn.Module, manifest: dict) -> None:
     nudge[0, 18, 4] = 1.2e-4
     last.register_forward_hook(lambda _module, _inputs, output: output + nudge)
     optimizer = Adam(net.parameters(), lr=1e-3)
-    terms = loss().per_sample(net.train()(golden_image()), targets(), MATCHING)
-    torch.stack([term.mean() for term in terms.values()]).sum().backward()
+    terms = loss()(net.train()(golden_image()), targets(), MATCHING)
+    torch.stack(list(terms.values())).sum(0).mean().backward()
     check_gradients(net, manifest, GRADIENT_ROUNDING)
     optimizer.step()
     axial = ("_stage4/_block2", "_stage5/_block1", "_stage5/_block2", "_stage5_extra/_block1")

@@ -146,7 +146,7 @@ def test_a_poisoned_step_is_skipped_and_reported(
     assert trainer.global_step == 6
     assert all(value.isfinite().all() for value in task.state_dict().values())
     (message,) = [record.getMessage() for record in caplog.records if "skip" in record.msg]
-    assert message.count("toy/") == 2
+    assert message.count("toy/") == 1  # its neighbour in the batch is not to blame
 
 
 def test_a_poisoned_batch_drops_its_accumulated_step(tmp_path: Path) -> None:

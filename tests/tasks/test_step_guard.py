@@ -16,7 +16,7 @@ def names(index: Tensor) -> list[str]:
 def forward_backward(net: nn.Module, guard: StepGuard, x: Tensor, index: int = 0) -> None:
     guard.before_forward()
     loss = net(x).square().sum()
-    guard.watch(loss, torch.tensor([index])).backward()
+    guard.watch(loss[None], torch.tensor([index])).backward()
 
 
 @pytest.fixture
@@ -59,15 +59,37 @@ def test_all_gradients_tell_of_a_bad_loss(net: nn.Module) -> None:
     # same, so each gradient that they average must carry the news.
     guard = StepGuard(net, names)
     loss = net(torch.randn(5, 3)).sum() + torch.inf
-    guard.watch(loss, torch.tensor([0])).backward()
+    guard.watch(loss[None], torch.tensor([0])).backward()
     assert all(parameter.grad.isnan().all() for parameter in net.parameters())
+
+
+def test_only_the_images_to_blame_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    weight = nn.Parameter(torch.ones(4))
+    guard = StepGuard(nn.ParameterList([weight]), names)
+    guard.before_forward()
+    losses = weight * torch.tensor([1.0, torch.inf, 2.0, torch.nan])
+    total = guard.watch(losses, torch.tensor([3, 5, 7, 9]))
+    assert total.isnan()
+    total.backward()
+    assert not guard.check([weight])
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.endswith("images: image5.jpg, image9.jpg")
+
+
+def test_the_loss_is_the_mean_of_the_images() -> None:
+    weight = nn.Parameter(torch.tensor([1.0, 3.0]))
+    total = StepGuard(nn.ParameterList([weight]), names).watch(weight, torch.tensor([0, 1]))
+    total.backward()
+    assert total.item() == 2.0
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [0.5, 0.5]
 
 
 def test_a_bad_gradient_of_a_finite_loss_drops_the_step(caplog: pytest.LogCaptureFixture) -> None:
     weight = nn.Parameter(torch.zeros(2))
     guard = StepGuard(nn.ParameterList([weight]), names)
     guard.before_forward()
-    guard.watch(weight.sqrt().sum(), torch.tensor([0])).backward()
+    guard.watch(weight.sqrt(), torch.tensor([0, 1])).backward()
     assert not guard.check([weight])
     assert "gradient is not finite" in caplog.text
 
