@@ -3,6 +3,7 @@
 import json
 from typing import TYPE_CHECKING, Any
 
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from axialseg.command_line import compose_config, run_tool
@@ -11,6 +12,7 @@ from axialseg.errors import UserError
 
 if TYPE_CHECKING:
     from axialseg.complexity import PartCost
+    from axialseg.panoptic.categories import Categories
 
 USAGE = (
     "python -m axialseg complexity model=<name> [size=[height,width]] [data=<name>] "
@@ -41,13 +43,13 @@ def complexity(arguments: list[str]) -> None:
         raise UserError(
             f"format={cfg.format} does not exist; {nearest(cfg.format, FORMATS, 'format=')}"
         )
-    height, width = _size(cfg.size)
+    height, width = size_of("size", cfg.size)
 
     # Only now: torch takes seconds, and a wrong command line shall not wait for it.
     from axialseg.build import build_net_on_meta
     from axialseg.complexity import part_costs
 
-    channels = semantic_channels(cfg.data)
+    channels = categories_of(cfg.data).semantic_channels
     net = build_net_on_meta(cfg.model, channels).eval()
     parts = part_costs(net, (height, width))
     if cfg.format == "json":
@@ -58,30 +60,40 @@ def complexity(arguments: list[str]) -> None:
         print(as_table(parts))
 
 
-def _size(value: Any) -> tuple[int, int]:
-    """The value of `size` as (height, width)."""
+def size_of(key: str, value: Any) -> tuple[int, int]:
+    """The value of a key as (height, width).
+
+    Raises:
+        UserError: it is none.
+    """
     numbers = [n for n in value if isinstance(n, int) and n > 0] if OmegaConf.is_list(value) else []
     if len(numbers) != 2 or len(numbers) != len(value):
-        raise UserError(f"size={value} is no [height,width] in pixels, as size=[1025,2049]")
+        raise UserError(f"{key}={value} is no [height,width] in pixels, as {key}=[1025,2049]")
     return numbers[0], numbers[1]
 
 
-def semantic_channels(data: DictConfig | None) -> int:
-    """Channels of the semantic head for a data set's classes; without one, for Cityscapes'.
+def categories_of(data: DictConfig | None) -> "Categories":
+    """Classes of a data set; without one, Cityscapes'.
 
     Args:
-        data: config of the data set; it is opened only if the config does not list its classes.
+        data: config of the data set; it is opened only if neither its config nor its class knows
+            the classes.
     """
     from axialseg.build import build
     from axialseg.panoptic.categories import Categories
     from axialseg.panoptic.cityscapes_classes import CITYSCAPES
 
-    categories: Categories = CITYSCAPES
-    if data is not None and data.val_dataset.get("categories") is not None:
-        categories = build(data.val_dataset.categories)
-    elif data is not None:
-        categories = build(data.val_dataset, root=data.root).categories
-    return categories.semantic_channels
+    if data is None:
+        return CITYSCAPES
+    dataset = data.val_dataset
+    known = getattr(get_object(dataset._target_), "categories", None)
+    if dataset.get("categories") is not None:
+        categories: Categories = build(dataset.categories)
+    elif isinstance(known, Categories):
+        categories = known
+    else:
+        categories = build(dataset, root=data.root).categories
+    return categories
 
 
 def as_json(parts: list["PartCost"]) -> dict[str, Any]:

@@ -1,0 +1,208 @@
+"""`python -m axialseg memory`: peak memory of training, the batch that fits, its accumulation."""
+
+import json
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from omegaconf import DictConfig
+
+from axialseg.command_line import compose_config, run_tool
+from axialseg.commands.complexity import FORMATS, categories_of, size_of
+from axialseg.config_check import nearest
+from axialseg.errors import UserError
+
+if TYPE_CHECKING:
+    from axialseg.memory import FakeStep, Share
+
+USAGE = (
+    "python -m axialseg memory model=<name> [data=<name>] [crop=[height,width]] [gpu=80GiB] "
+    "[precision=bf16-mixed|16-mixed|32-true] [batch=<images>] [format=table|json] [key=value ...]"
+)
+PRECISIONS = ("bf16-mixed", "16-mixed", "32-true")
+UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
+DEVICES = (1, 2, 4, 8, 16)
+
+
+class Plan(NamedTuple):
+    """What training needs; all sizes in bytes.
+
+    Attributes:
+        weights: parameters and running statistics.
+        gradients: of all parameters.
+        optimizer_state: what the optimiser keeps between steps.
+        peak_of_one: highest during a step with one image.
+        per_image: what each further image adds.
+        largest_batch: images of one device and forward pass that fit; 0 if not even one does.
+        peak_of_largest: highest during a step with so many; 0 if none fits.
+        peak_of_batch: highest during a step with the images asked for; None if none were.
+        shares: how numbers of devices make up the recipe's batch.
+    """
+
+    weights: int
+    gradients: int
+    optimizer_state: int
+    peak_of_one: int
+    per_image: int
+    largest_batch: int
+    peak_of_largest: int
+    peak_of_batch: int | None
+    shares: list["Share"]
+
+
+def main() -> None:
+    """The command."""
+    run_tool(memory)
+
+
+def memory(arguments: list[str]) -> None:
+    """Prints what training one model needs.
+
+    Args:
+        arguments: overrides of `conf/memory.yaml`.
+
+    Raises:
+        UserError: a wrong setting.
+    """
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(f"usage: {USAGE}")
+        return
+    cfg = compose_config("memory", arguments)
+    height, width = size_of("crop", cfg.crop)
+    capacity = _bytes(cfg.gpu)
+    _check(cfg)
+    plan = _plan(cfg, (height, width), int(capacity * (1 - cfg.reserve)))
+    if cfg.format == "json":
+        facts = {
+            "model": cfg.model.name,
+            "crop": [height, width],
+            "precision": cfg.precision,
+            "gpu": capacity,
+            "batch_size": cfg.schedule.batch_size,
+        }
+        shares = [share._asdict() for share in plan.shares]
+        print(json.dumps(facts | plan._asdict() | {"shares": shares}, indent=1))
+        return
+    print(
+        f"{cfg.model.name}, crop {height}x{width}, {cfg.precision}; the recipe's batch is "
+        f"{cfg.schedule.batch_size} images\n"
+    )
+    print(_as_table(plan, cfg, capacity))
+
+
+def _check(cfg: DictConfig) -> None:
+    """Refuses values that the schema can not."""
+    for key, options in (("format", FORMATS), ("precision", PRECISIONS)):
+        if cfg[key] not in options:
+            raise UserError(
+                f"{key}={cfg[key]} does not exist; {nearest(cfg[key], options, f'{key}=')}"
+            )
+    if not 0 <= cfg.reserve < 1:
+        raise UserError(f"reserve={cfg.reserve} is no share of the memory; give 0 <= reserve < 1")
+    for key in ("batch", "masks"):
+        if cfg[key] is not None and cfg[key] < 1:
+            raise UserError(f"{key}={cfg[key]}, but it must be 1 or more")
+
+
+def _bytes(text: str) -> int:
+    """`80GiB` in bytes."""
+    match = re.fullmatch(rf"(\d+(?:\.\d+)?)\s*({'|'.join(UNITS)})", text)
+    if match is None or not float(match[1]):
+        raise UserError(f"gpu={text} is no size of memory; write it as gpu=80GiB or gpu=24GB")
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+def _plan(cfg: DictConfig, crop: tuple[int, int], usable: int) -> Plan:
+    """Counts the steps.
+
+    Args:
+        cfg: composed config.
+        crop: (height, width).
+        usable: bytes of a device that training may take.
+    """
+    # Only now: torch takes seconds, and a wrong command line shall not wait for it.
+    from axialseg.memory import largest_batch, share_batch
+
+    step = _fake_step(cfg, crop)
+    # Accumulated gradients outlive the forward pass, and ranks exchange them in a copy.
+    limit = usable - 2 * step.gradients
+    largest = largest_batch(step.peak_bytes, limit)
+    one, most = step.peak_bytes(1), max(largest, 2)
+    shares = [share_batch(cfg.schedule.batch_size, devices, largest) for devices in DEVICES]
+    return Plan(
+        step.weights,
+        step.gradients,
+        step.optimizer_state,
+        one,
+        (step.peak_bytes(most) - one) // (most - 1),
+        largest,
+        step.peak_bytes(largest) if largest else 0,
+        step.peak_bytes(cfg.batch) if cfg.batch else None,
+        [share for share in shares if share is not None],
+    )
+
+
+def _fake_step(cfg: DictConfig, crop: tuple[int, int]) -> "FakeStep":
+    """The training step of a config, with samples of the shapes and types that loaders make."""
+    import numpy as np
+
+    from axialseg.build import build, build_task
+    from axialseg.memory import FakeStep
+    from axialseg.panoptic.panoptic_map import PanopticSegments
+    from axialseg.tasks.training_task import TrainingTask
+
+    categories = categories_of(cfg.data)
+    void = PanopticSegments(np.zeros(crop, np.int32), np.zeros(0, np.int64), np.zeros(0, bool))
+    targets = build(cfg.model.targets)(void, categories)
+    sample = {"image": np.zeros((3, *crop), np.uint8), "valid": np.ones(crop, bool), **targets}
+
+    def make_task() -> TrainingTask:
+        task = build_task(cfg, categories)
+        assert isinstance(task, TrainingTask)
+        return task
+
+    return FakeStep(make_task, sample, cfg.precision, cfg.masks)
+
+
+def _as_table(plan: Plan, cfg: DictConfig, capacity: int) -> str:
+    """The sizes, the batch that fits and how devices share the recipe's batch."""
+    rows = [
+        ("weights and running statistics", plan.weights),
+        ("gradients", plan.gradients),
+        ("state of the optimiser", plan.optimizer_state),
+        ("peak of a step with 1 image", plan.peak_of_one),
+        ("each further image", plan.per_image),
+    ]
+    if plan.peak_of_batch is not None:
+        rows.append((f"peak of a step with {_images(cfg.batch)}", plan.peak_of_batch))
+    if plan.largest_batch > 1:
+        rows.append((f"peak of a step with {_images(plan.largest_batch)}", plan.peak_of_largest))
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{name:<{width}}  {_size(size):>11}" for name, size in rows]
+    room = f"{_size(capacity)}, of which {cfg.reserve:.0%} are left free"
+    if not plan.largest_batch:
+        lines += [
+            "",
+            f"Not one image fits into {room}. Try +model.backbone.activation_checkpointing=true, "
+            "precision=bf16-mixed or a smaller crop.",
+        ]
+        return "\n".join(lines)
+    lines += ["", f"Largest batch that fits into {room}: {_images(plan.largest_batch)}.", ""]
+    if not plan.shares:
+        lines.append(f"No number of devices shares {cfg.schedule.batch_size} images evenly.")
+        return "\n".join(lines)
+    lines.append("devices  images each  trainer.accumulate_grad_batches  images of a batch norm")
+    lines += [
+        f"{share.devices:7}{share.images:13}{share.accumulated:33}{share.devices * share.images:24}"
+        for share in plan.shares
+    ]
+    return "\n".join(lines)
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
+
+
+def _size(size: int) -> str:
+    """Bytes for people."""
+    unit = "GiB" if size >= 2**30 else "MiB"
+    return f"{size / UNITS[unit]:,.2f} {unit}"

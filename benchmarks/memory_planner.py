@@ -1,0 +1,148 @@
+"""The memory planner against the measured peak of a training step on a CPU.
+
+    python benchmarks/memory_planner.py [--quick]
+
+Each measurement is a process of its own: a few steps of the real net, loss and optimiser on random
+images with a mosaic of segments as ground truth. Its peak is the resident memory's high-water mark
+(VmHWM, reset before the net is built) less what was resident then, after a tiny net has made the
+libraries allocate what they keep. The allocator is told to map every block of 64 KiB or more on its
+own, so that freed tensors leave the resident memory at once and no arena hides or adds any.
+
+The planner's peak of the same step comes from fake tensors; both are in float32. Linux only.
+"""
+
+import argparse
+import gc
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from axialseg.build import build, build_task
+from axialseg.command_line import compose_config
+from axialseg.commands.complexity import categories_of
+from axialseg.memory import FakeStep, make_optimizer, training_step
+from axialseg.panoptic.categories import Categories
+from axialseg.panoptic.panoptic_map import PanopticSegments
+
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+MEBIBYTE = 2**20
+STEPS = 3
+MASKS = 24
+CHECKPOINTING = "+model.backbone.activation_checkpointing=true"
+# Overrides of conf/memory.yaml, and images.
+CASES = [
+    (["model=axial_hybrid_tiny", "crop=[257,257]"], 4),
+    (["model=axial_deeplab_s", "crop=[257,257]"], 1),
+    (["model=max_deeplab_tiny", "crop=[257,257]"], 2),
+    (["model=axial_hybrid_tiny", "crop=[129,129]"], 16),
+    (["model=axial_deeplab_tiny", "crop=[321,321]"], 1),
+    (["model=axial_deeplab_s", "crop=[129,257]"], 2),
+    (["model=axial_deeplab_s", "crop=[257,257]", CHECKPOINTING], 2),
+    (["model=axial_swidernet_1_1_1", "crop=[129,129]"], 1),
+    (["model=panoptic_deeplab_resnet50", "crop=[257,257]"], 2),
+    (["model=max_deeplab_s", "crop=[129,129]"], 1),
+]  # fmt: skip
+QUICK = 3
+
+
+def mosaic(categories: Categories, size: tuple[int, int], seed: int) -> PanopticSegments:
+    """Segments of random classes around random points."""
+    rng = np.random.default_rng(seed)
+    points = rng.random((MASKS, 2)) * size
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    nearest = np.full(size, np.inf)
+    id_map = np.zeros(size, np.int32)
+    for number, (y, x) in enumerate(points, start=1):
+        distance = (rows - y) ** 2 + (columns - x) ** 2
+        id_map[distance < nearest] = number
+        np.minimum(nearest, distance, out=nearest)
+    class_ids = rng.choice(categories.thing_ids, MASKS).astype(np.int64)
+    return PanopticSegments(id_map, class_ids, np.zeros(MASKS, bool))
+
+
+def sample(cfg: DictConfig, categories: Categories, seed: int) -> dict[str, np.ndarray]:
+    """One training sample as the loaders make them."""
+    height, width = cfg.crop
+    image = np.random.default_rng(seed).integers(0, 256, (3, height, width), np.uint8)
+    targets = build(cfg.model.targets)(mosaic(categories, (height, width), seed), categories)
+    return {"image": image, "valid": np.ones((height, width), bool), **targets}
+
+
+def real_steps(cfg: DictConfig, images: int) -> None:
+    """A few steps that compute."""
+    categories = categories_of(cfg.data)
+    samples = [sample(cfg, categories, seed) for seed in range(images)]
+    batch = {key: torch.from_numpy(np.stack([s[key] for s in samples])) for key in samples[0]}
+    del samples
+    task = build_task(cfg, categories).train()
+    optimizer = make_optimizer(task)
+    for _ in range(STEPS):
+        training_step(task, optimizer, batch, None)
+
+
+def resident(field: str) -> int:
+    """A field of /proc/self/status in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
+def measure(overrides: list[str], images: int) -> int:
+    """Peak bytes of real steps, in this process."""
+    real_steps(compose_config("memory", ["model=axial_hybrid_tiny", "crop=[65,65]"]), 2)
+    cfg = compose_config("memory", overrides)
+    gc.collect()
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    real_steps(cfg, images)
+    return resident("VmHWM") - before
+
+
+def plan(overrides: list[str], images: int) -> int:
+    """Peak bytes of a fake step."""
+    cfg = compose_config("memory", overrides)
+    categories = categories_of(cfg.data)
+    shapes = sample(cfg, categories, 0)
+    step = FakeStep(lambda: build_task(cfg, categories), shapes, "32-true", MASKS)
+    return step.peak_bytes(images)
+
+
+def in_child(action: str, overrides: list[str], images: int) -> int:
+    """What another process finds."""
+    command = [sys.executable, __file__, f"--{action}", json.dumps([overrides, images])]
+    environment = {**os.environ, **ALLOCATOR}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return int(done.stdout.split()[-1])
+
+
+def main() -> None:
+    """Prints one line per case."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help=f"the first {QUICK} cases")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--plan", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    for action, job in ((measure, arguments.measure), (plan, arguments.plan)):
+        if job:
+            print(action(*json.loads(job)))
+            return
+    print(f"{platform.machine()}, {platform.system()}, torch {torch.__version__}, float32\n")
+    print(f"{'step':<88} images  planned  measured   ratio")
+    for overrides, images in CASES[:QUICK] if arguments.quick else CASES:
+        planned = in_child("plan", overrides, images) / MEBIBYTE
+        measured = in_child("measure", overrides, images) / MEBIBYTE
+        numbers = f"{images:6}{planned:9.0f}{measured:10.0f}{planned / measured:8.2f}"
+        print(f"{' '.join(overrides):<88} {numbers}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
