@@ -60,6 +60,20 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ]
 
 
+@pytest.fixture(scope="session")
+def tiny_max_run(tiny_run: list[str]) -> list[str]:
+    """The same for MaX-DeepLab."""
+    others = [line for line in tiny_run if not line.startswith("model")]
+    return [
+        *others,
+        "model=max_deeplab_tiny",
+        "model.backbone.stage_blocks=[1,1,1,1]",
+        "model.backbone.stage_channels=[16,16,32,32]",
+        "model.net.transformer.feed_forward_channels=16",
+        "model.net.slots=16",
+    ]
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of conf/ and experiments/ that the commands read instead; tests may add files."""
