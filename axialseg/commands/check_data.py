@@ -52,7 +52,8 @@ def check_data(arguments: list[str]) -> None:
     folder = Path(cfg.output or f"outputs/check_data/{title}")
     errors = _check(cfg, title, folder)
     if errors:
-        print(f"Training would fail: {errors:,} errors. The report is {folder / 'index.html'}")
+        count = f"{errors:,} error{'s' * (errors > 1)}"
+        print(f"Training would fail: {count}. The report is {folder / 'index.html'}")
         sys.exit(TRAINING_WOULD_FAIL)
     print(f"Training can start: no errors. The report is {folder / 'index.html'}")
 

@@ -123,7 +123,7 @@ def _inspect(inspector: Inspector, indices: range) -> _Result:
         statistics.add(image, inspector.categories)
         if image.findings:
             findings[index] = image.findings
-        if image.size is not None and not any(finding.is_error for finding in image.findings):
+        if image.is_complete and not any(finding.is_error for finding in image.findings):
             healthy.append(index)
     return _Result(len(indices), statistics, findings, healthy)
 

@@ -67,7 +67,7 @@ def page(
     reports = [report for report, _ in splits]
     errors = sum(len(report.errors) for report in reports)
     verdict = (
-        f'<p class="error"><b>Training would fail:</b> {errors:,} errors.</p>'
+        f'<p class="error"><b>Training would fail:</b> {errors:,} error{"s" * (errors > 1)}.</p>'
         if errors
         else '<p class="good"><b>Training can start:</b> no errors.</p>'
     )

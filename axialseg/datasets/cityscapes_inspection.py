@@ -55,13 +55,15 @@ class CityscapesInspector:
         image = self.files.image(item)
         size, findings = inspect_photograph(image)
         path = self.files.instance_ids(item)
-        if item.split == TEST_SPLIT or not path.is_file():
-            return no_truth(str(image), size, findings)
+        if item.split == TEST_SPLIT:
+            return no_truth(str(image), size, findings, is_complete=size is not None)
+        if not path.is_file():
+            return no_truth(str(image), size, findings, is_complete=False)
         try:
             ids = read_instance_ids(path)
         except UserError as error:
             findings.append(Finding("corrupt file", True, str(path), str(error)))
-            return no_truth(str(image), size, findings)
+            return no_truth(str(image), size, findings, is_complete=False)
         try:
             if size is not None:
                 check_size(path, ids, image.name, size)
@@ -85,7 +87,8 @@ class CityscapesInspector:
         known = class_ids[is_known], pixels.areas[is_known], is_crowd[is_known]
         findings += content_findings(str(image), *known, CITYSCAPES)
         void = ids.size - int(known[1].sum())
-        return ImageInspection(str(image), size, True, *known, void, tuple(findings))
+        is_complete = size is not None
+        return ImageInspection(str(image), size, True, is_complete, *known, void, tuple(findings))
 
 
 class CityscapesPanopticInspector:
@@ -121,7 +124,9 @@ class CityscapesPanopticInspector:
         image, table = self.files.image(item), self.tables.get(item.split)
         position = self._positions.get(item.split, {}).get(item.image_id)
         if table is None or position is None:
-            return no_truth(str(image), *inspect_photograph(image))
+            size, findings = inspect_photograph(image)
+            is_complete = item.split == TEST_SPLIT and size is not None
+            return no_truth(str(image), size, findings, is_complete)
         png = table.path.with_suffix("") / str(table.png_files[position])
         rows = rows_of(table, self._class_ids[item.split], position)
         place = int(table.annotated[position])

@@ -107,7 +107,7 @@ class CocoInspector:
         table, place = self.table, int(self.table.annotated[index])
         png = self.panoptic_folder / str(table.png_files[index])
         if place < 0:
-            return no_truth(str(png), None, [])
+            return no_truth(str(png), None, [], is_complete=False)
         image = self.image_folder / str(table.listed_files[place])
         rows = rows_of(table, self._class_ids, index)
         listed_size = table.listed_sizes[place]
@@ -201,12 +201,12 @@ def inspect_annotated(
             )
         )
     if not png.is_file():
-        return no_truth(str(image), size, findings)
+        return no_truth(str(image), size, findings, is_complete=False)
     try:
         ids = read_id_png(png)
     except UserError as error:
         findings.append(Finding("corrupt file", True, str(png), str(error)))
-        return no_truth(str(image), size, findings)
+        return no_truth(str(image), size, findings, is_complete=False)
     try:
         if size is not None:
             check_size(png, ids, image.name, size)
@@ -223,7 +223,8 @@ def inspect_annotated(
     known = rows.class_ids[is_known], areas[is_known], rows.is_crowd[is_known]
     findings += content_findings(str(image), *known, categories)
     void = ids.size - int(known[1].sum())
-    return ImageInspection(str(image), size, True, *known, void, tuple(findings))
+    is_complete = size is not None
+    return ImageInspection(str(image), size, True, is_complete, *known, void, tuple(findings))
 
 
 def _check_rows(png: Path, rows: SegmentRows, table: Path) -> Iterator[Finding]:

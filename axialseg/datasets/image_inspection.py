@@ -57,4 +57,5 @@ class ImagesInspector:
     def inspect(self, index: int) -> ImageInspection:
         """Reads one image."""
         path = self.folder / str(self.names[index])
-        return no_truth(str(path), *inspect_photograph(path))
+        size, findings = inspect_photograph(path)
+        return no_truth(str(path), size, findings, is_complete=size is not None)

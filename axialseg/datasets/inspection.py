@@ -44,6 +44,7 @@ class ImageInspection(NamedTuple):
         file_name: path of the image.
         size: height and width; None if the image can not be read.
         has_truth: whether its ground truth could be read.
+        is_complete: whether all its files could be read; some data sets have no ground truth.
         class_ids: int64 ``[S]``.
         areas: int64 ``[S]``, pixels.
         is_crowd: bool ``[S]``.
@@ -54,6 +55,7 @@ class ImageInspection(NamedTuple):
     file_name: str
     size: tuple[int, int] | None
     has_truth: bool
+    is_complete: bool
     class_ids: NDArray[np.int64]
     areas: NDArray[np.int64]
     is_crowd: NDArray[np.bool_]
@@ -201,12 +203,15 @@ def refuse_first_error(findings: Sequence[Finding]) -> None:
 
 
 def no_truth(
-    file_name: str, size: tuple[int, int] | None, findings: Sequence[Finding]
+    file_name: str,
+    size: tuple[int, int] | None,
+    findings: Sequence[Finding],
+    is_complete: bool,
 ) -> ImageInspection:
     """The inspection of an image whose ground truth is not there or can not be read."""
     none = np.empty(0, np.int64)
     return ImageInspection(
-        file_name, size, False, none, none, none.astype(bool), 0, tuple(findings)
+        file_name, size, False, is_complete, none, none, none.astype(bool), 0, tuple(findings)
     )
 
 
