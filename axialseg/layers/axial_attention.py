@@ -23,7 +23,7 @@ L length of the attended axis, h heads, d channels of a head, K and V channels o
 and values; b blocks, q queries and k keys of a block.
 """
 
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -32,159 +32,10 @@ from torch import Tensor, nn
 from axialseg.layers.batch_norm import BatchNorm
 from axialseg.layers.convolution import ConvNorm
 from axialseg.layers.initialization import truncated_normal_
+from axialseg.layers.lean_axial_attention import lean_attention
 
 AxialStriding = Literal["subsample", "average_pool"]
 MAX_OFFSET = 254  # deeplab2's tables have 2 * 254 + 1 = 509 rows, independent of the image size.
-
-
-class AxialAttention(nn.Module):
-    """Multi-head position-sensitive attention along the height or the width of a feature map.
-
-    Relative position tables are shared by the heads. Row ``offset + max_offset`` belongs to the
-    offset key position - query position; offsets beyond the table take its first or last row.
-
-    Args:
-        in_channels: channels of the input.
-        key_channels: K, channels of the queries and of the keys over all heads.
-        value_channels: V, channels of the values over all heads, and of the output.
-        axis: attended axis.
-        heads: h; divides K and V.
-        span: odd number of positions that a query sees, itself in the middle; None for all.
-            Positions beyond the border do not exist: they are left out of the softmax and of the
-            batch norm's statistics.
-        max_offset: largest offset with a table row of its own.
-        content_similarity: use q . k in the logits.
-        query_position: use q . rq in the logits.
-        key_position: use k . rk in the logits.
-        value_content: retrieve the values.
-        value_position: retrieve the values' position terms rv.
-
-    Raises:
-        ValueError: if `span` is even, heads do not divide the channels, or no term is left.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        key_channels: int,
-        value_channels: int,
-        axis: Literal["height", "width"],
-        heads: int = 8,
-        span: int | None = None,
-        max_offset: int = MAX_OFFSET,
-        content_similarity: bool = True,
-        query_position: bool = True,
-        key_position: bool = True,
-        value_content: bool = True,
-        value_position: bool = True,
-    ) -> None:
-        super().__init__()
-        if span is not None and span % 2 == 0:
-            raise ValueError(f"span must be odd, so that the query is in the middle; got {span}")
-        if key_channels % heads or value_channels % heads:
-            raise ValueError(
-                f"{heads} heads do not divide {key_channels} key channels and {value_channels} "
-                "value channels"
-            )
-        similarities = content_similarity + query_position + key_position
-        if not similarities or not value_content + value_position:
-            raise ValueError("axial attention needs a similarity term and a retrieved term")
-        self.key_channels = key_channels
-        self.value_channels = value_channels
-        self.axis: Literal["height", "width"] = axis
-        self.heads = heads
-        self.span = span
-        self.max_offset = max_offset
-        self.content_similarity = content_similarity
-        self.value_content = value_content
-
-        self.qkv = ConvNorm(in_channels, 2 * key_channels + value_channels)
-        truncated_normal_(self.qkv.conv.weight, in_channels**-0.5)
-        rows = 2 * max_offset + 1
-        key_depth, value_depth = key_channels // heads, value_channels // heads
-        self.query_table = _position_table(rows, key_depth) if query_position else None
-        self.key_table = _position_table(rows, key_depth) if key_position else None
-        self.value_table = _position_table(rows, value_depth) if value_position else None
-        # One set of statistics per (similarity term, head) and per (retrieved term, channel).
-        self.similarity_norm = BatchNorm(similarities * heads)
-        self.retrieval_norm = BatchNorm((value_content + value_position) * value_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: ``[B, C, H, W]`` -> ``[B, V, H, W]``."""
-        batch, _, height, width = x.shape
-        length, others = (height, width) if self.axis == "height" else (width, height)
-        query, key, value = self._project(x)
-        blocks = _blocks(length, self.span, x.device)
-        weights = self._weights(query, key, blocks)
-        retrieved = []
-        if self.value_content:
-            values = blocks.keys(value)
-            retrieved.append(torch.einsum("nhbij,nhdbj->nhdbi", weights, values))
-        if self.value_table is not None:
-            rows = self._rows(self.value_table, blocks.offsets)
-            retrieved.append(torch.einsum("nhbij,ijd->nhdbi", weights, rows))
-        terms = [r.flatten(-2)[..., :length].flatten(1, 2) for r in retrieved]
-        y = self.retrieval_norm(torch.cat(terms, dim=1))
-        if len(retrieved) == 2:
-            content, position = y.chunk(2, dim=1)
-            y = content + position  # [N, V, L]
-        y = y.unflatten(0, (batch, others))  # [B, W or H, V, L]
-        return y.permute((0, 2, 3, 1) if self.axis == "height" else (0, 2, 1, 3))
-
-    @torch.no_grad()
-    def attention_weights(self, x: Tensor) -> Tensor:
-        """The softmax weights for an input, for inspection; the layer is in evaluation mode.
-
-        Args:
-            x: ``[B, C, H, W]``.
-
-        Returns:
-            ``[N, h, L, L]``: sequence, head, query position, key position, N = B * W columns (axis
-            height) or B * H rows (axis width), image by image. 0 beyond a query's span.
-        """
-        query, key, _ = self._project(x)
-        length = query.shape[-1]
-        blocks = _blocks(length, self.span, x.device)
-        local = self._weights(query, key, blocks).flatten(2, 3)  # [N, h, b * q, k]
-        window = torch.arange(local.shape[-1], device=x.device)
-        starts = torch.arange(blocks.number, device=x.device) * blocks.queries
-        position = starts.repeat_interleave(blocks.queries)[:, None] + window  # reach + key
-        weights = local.new_zeros(*local.shape[:-1], local.shape[-2] + 2 * blocks.reach)
-        weights.scatter_(-1, position.expand_as(local), local)
-        return weights[..., :length, blocks.reach : blocks.reach + length]
-
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x: ``[B, C, H, W]`` -> query, key and value of all sequences, each ``[N, h, d, L]``."""
-        to_sequences = (0, 3, 1, 2) if self.axis == "height" else (0, 2, 1, 3)
-        qkv = self.qkv(x).permute(to_sequences).flatten(0, 1)  # [N, 2K + V, L]
-        sizes = [self.key_channels, self.key_channels, self.value_channels]
-        query, key, value = (
-            part.unflatten(1, (self.heads, -1)) for part in qkv.split(sizes, dim=1)
-        )
-        return query, key, value
-
-    def _weights(self, query: Tensor, key: Tensor, blocks: "_Blocks") -> Tensor:
-        """Weights ``[N, h, b, q, k]`` of the queries and keys of each block; 0 out of sight."""
-        queries, keys = blocks.split(query), blocks.keys(key)
-        terms = []
-        if self.content_similarity:
-            terms.append(torch.einsum("nhdbi,nhdbj->nhbij", queries, keys))
-        if self.query_table is not None:
-            rows = self._rows(self.query_table, blocks.offsets)
-            terms.append(torch.einsum("nhdbi,ijd->nhbij", queries, rows))
-        if self.key_table is not None:
-            rows = self._rows(self.key_table, blocks.offsets)
-            terms.append(torch.einsum("nhdbj,ijd->nhbij", keys, rows))
-        normalised = self.similarity_norm(torch.cat(terms, dim=1), blocks.visible)
-        logits = normalised.unflatten(1, (len(terms), self.heads)).sum(1)
-        if blocks.visible is not None:
-            # Not -inf: the last block's surplus queries see nothing, and would become NaN.
-            logits = logits.masked_fill(~blocks.visible, torch.finfo(logits.dtype).min)
-        return logits.softmax(-1)
-
-    def _rows(self, table: Tensor, offsets: Tensor) -> Tensor:
-        """Table rows ``[..., d]`` of integer offsets ``[...]``."""
-        return table[offsets.clamp(-self.max_offset, self.max_offset) + self.max_offset]
 
 
 class _Blocks(NamedTuple):
@@ -219,10 +70,15 @@ class _Blocks(NamedTuple):
         padded = F.pad(x, (self.reach, self.reach + surplus))
         return padded.unfold(-1, self.queries + 2 * self.reach, self.queries)
 
+    def rows(self, rows: Tensor) -> Tensor:
+        """rows: ``[span, d]`` -> ``[q, k, d]``; out of sight is any."""
+        reach = len(rows) // 2
+        return rows[self.offsets.clamp(-reach, reach) + reach]
 
-def _blocks(length: int, span: int | None, device: torch.device) -> _Blocks:
-    """The blocks of an axis of `length` positions, of which a query sees `span` (None: all)."""
-    if span is None or span >= 2 * length - 1:
+
+def _blocks(length: int, span: int, device: torch.device) -> _Blocks:
+    """The blocks of an axis of `length` positions, of which a query sees `span`."""
+    if span >= 2 * length - 1:
         return _Blocks(1, length, 0, _offsets(length, 0, device), None)
     reach = (span - 1) // 2
     # Blocks of about `reach` queries hold 3 * reach keys. If that is the whole axis, one will do.
@@ -240,6 +96,252 @@ def _offsets(queries: int, margin: int, device: torch.device) -> Tensor:
     """Key position - query position of a block, int ``[q, q + 2 * margin]``."""
     key = torch.arange(-margin, queries + margin, device=device)
     return key - torch.arange(queries, device=device)[:, None]
+
+
+class Formulation(Protocol):
+    """How the layer is computed between its projection and its last batch norm."""
+
+    def __call__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor | None,
+        norm: BatchNorm,
+        query_rows: Tensor | None,
+        key_rows: Tensor | None,
+        value_rows: Tensor | None,
+        span: int,
+        heads: int,
+    ) -> Tensor:
+        """Attends along the last axis of each sequence.
+
+        Args:
+            query: ``[B, K, S, L]``, S sequences of an image; any strides.
+            key: ``[B, K, S, L]``.
+            value: ``[B, V, S, L]``; None leaves the content out of what is retrieved.
+            norm: of the similarity terms, h channels each: content, query position, key position,
+                as far as they are there. In training its running statistics move.
+            query_rows: ``[span, K / h]`` rq of the offsets -(span // 2) .. span // 2; may be None.
+            key_rows: ``[span, K / h]`` rk; may be None.
+            value_rows: ``[span, V / h]`` rv; may be None.
+            span: odd, 1..2L - 1.
+            heads: h.
+
+        Returns:
+            ``[B, T' V, S, L]``: content, then position, as far as they are there.
+        """
+        ...
+
+
+class _Rows(TypedDict):
+    """The part of a formulation's arguments that depends on the length of the axis."""
+
+    query_rows: Tensor | None
+    key_rows: Tensor | None
+    value_rows: Tensor | None
+    span: int
+
+
+class AxialAttention(nn.Module):
+    """Multi-head position-sensitive attention along the height or the width of a feature map.
+
+    Relative position tables are shared by the heads. Row ``offset + max_offset`` belongs to the
+    offset key position - query position; offsets beyond the table take its first or last row.
+
+    Args:
+        in_channels: channels of the input.
+        key_channels: K, channels of the queries and of the keys over all heads.
+        value_channels: V, channels of the values over all heads, and of the output.
+        axis: attended axis.
+        heads: h; divides K and V.
+        span: odd number of positions that a query sees, itself in the middle; None for all.
+            Positions beyond the border do not exist: they are left out of the softmax and of the
+            batch norm's statistics.
+        max_offset: largest offset with a table row of its own.
+        content_similarity: use q . k in the logits.
+        query_position: use q . rq in the logits.
+        key_position: use k . rk in the logits.
+        value_content: retrieve the values.
+        value_position: retrieve the values' position terms rv.
+        formulation: how it is computed; `lean_attention` or `reference_attention`.
+
+    Raises:
+        ValueError: if `span` is even, heads do not divide the channels, or no term is left.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        key_channels: int,
+        value_channels: int,
+        axis: Literal["height", "width"],
+        heads: int = 8,
+        span: int | None = None,
+        max_offset: int = MAX_OFFSET,
+        content_similarity: bool = True,
+        query_position: bool = True,
+        key_position: bool = True,
+        value_content: bool = True,
+        value_position: bool = True,
+        formulation: Formulation = lean_attention,
+    ) -> None:
+        super().__init__()
+        if span is not None and span % 2 == 0:
+            raise ValueError(f"span must be odd, so that the query is in the middle; got {span}")
+        if key_channels % heads or value_channels % heads:
+            raise ValueError(
+                f"{heads} heads do not divide {key_channels} key channels and {value_channels} "
+                "value channels"
+            )
+        similarities = content_similarity + query_position + key_position
+        if not similarities or not value_content + value_position:
+            raise ValueError("axial attention needs a similarity term and a retrieved term")
+        self.key_channels = key_channels
+        self.value_channels = value_channels
+        self.axis: Literal["height", "width"] = axis
+        self.heads = heads
+        self.span = span
+        self.max_offset = max_offset
+        self.content_similarity = content_similarity
+        self.value_content = value_content
+        self.formulation = formulation
+
+        self.qkv = ConvNorm(in_channels, 2 * key_channels + value_channels)
+        truncated_normal_(self.qkv.conv.weight, in_channels**-0.5)
+        rows = 2 * max_offset + 1
+        key_depth, value_depth = key_channels // heads, value_channels // heads
+        self.query_table = _position_table(rows, key_depth) if query_position else None
+        self.key_table = _position_table(rows, key_depth) if key_position else None
+        self.value_table = _position_table(rows, value_depth) if value_position else None
+        # One set of statistics per (similarity term, head) and per (retrieved term, channel).
+        self.similarity_norm = BatchNorm(similarities * heads)
+        self.retrieval_norm = BatchNorm((value_content + value_position) * value_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: ``[B, C, H, W]`` -> ``[B, V, H, W]``."""
+        query, key, value = self._project(x)
+        y = self.formulation(
+            query,
+            key,
+            value if self.value_content else None,
+            self.similarity_norm,
+            **self._rows(query.shape[-1]),
+            heads=self.heads,
+        )
+        y = self.retrieval_norm(y.transpose(2, 3) if self.axis == "height" else y)
+        if self.value_content and self.value_table is not None:
+            content, position = y.chunk(2, dim=1)
+            y = content + position
+        return y
+
+    @torch.no_grad()
+    def attention_weights(self, x: Tensor) -> Tensor:
+        """The softmax weights for an input, for inspection; the layer is in evaluation mode.
+
+        Args:
+            x: ``[B, C, H, W]``.
+
+        Returns:
+            ``[N, h, L, L]``: sequence, head, query position, key position, N = B * W columns (axis
+            height) or B * H rows (axis width), image by image. 0 beyond a query's span.
+        """
+        query, key, _ = self._project(x)
+        length = query.shape[-1]
+        rows = self._rows(length)
+        blocks = _blocks(length, rows["span"], x.device)
+        local = reference_weights(
+            query,
+            key,
+            self.similarity_norm,
+            rows["query_rows"],
+            rows["key_rows"],
+            blocks,
+            self.heads,
+        ).flatten(2, 3)  # [N, h, b * q, k]
+        window = torch.arange(local.shape[-1], device=x.device)
+        starts = torch.arange(blocks.number, device=x.device) * blocks.queries
+        position = starts.repeat_interleave(blocks.queries)[:, None] + window  # reach + key
+        weights = local.new_zeros(*local.shape[:-1], local.shape[-2] + 2 * blocks.reach)
+        weights.scatter_(-1, position.expand_as(local), local)
+        return weights[..., :length, blocks.reach : blocks.reach + length]
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x: ``[B, C, H, W]`` -> query, key and value of the sequences, ``[B, K or V, S, L]``."""
+        qkv = self.qkv(x)
+        if self.axis == "height":
+            qkv = qkv.transpose(2, 3)
+        sizes = [self.key_channels, self.key_channels, self.value_channels]
+        query, key, value = qkv.split(sizes, dim=1)
+        return query, key, value
+
+    def _rows(self, length: int) -> _Rows:
+        """The rows of the offsets that an axis of this length has within the span."""
+        reach = length - 1 if self.span is None else min((self.span - 1) // 2, length - 1)
+        tables = (self.query_table, self.key_table, self.value_table)
+        device = self.similarity_norm.weight.device
+        offsets = torch.arange(-reach, reach + 1, device=device)
+        row = offsets.clamp(-self.max_offset, self.max_offset) + self.max_offset
+        query, key, value = (None if table is None else table[row] for table in tables)
+        return {"query_rows": query, "key_rows": key, "value_rows": value, "span": 2 * reach + 1}
+
+
+def reference_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor | None,
+    norm: BatchNorm,
+    query_rows: Tensor | None,
+    key_rows: Tensor | None,
+    value_rows: Tensor | None,
+    span: int,
+    heads: int,
+) -> Tensor:
+    """A `Formulation`: the formulas at the top, read out; every pair in sight is in memory."""
+    batch, _, _, length = query.shape
+    blocks = _blocks(length, span, query.device)
+    weights = reference_weights(query, key, norm, query_rows, key_rows, blocks, heads)
+    retrieved = []
+    if value is not None:
+        values = blocks.keys(_sequences(value, heads))
+        retrieved.append(torch.einsum("nhbij,nhdbj->nhdbi", weights, values))
+    if value_rows is not None:
+        rows = blocks.rows(value_rows)
+        retrieved.append(torch.einsum("nhbij,ijd->nhdbi", weights, rows))
+    terms = [r.flatten(-2)[..., :length].flatten(1, 2) for r in retrieved]
+    y = torch.cat(terms, dim=1)  # [N, T' V, L]
+    return y.unflatten(0, (batch, -1)).transpose(1, 2)
+
+
+def reference_weights(
+    query: Tensor,
+    key: Tensor,
+    norm: BatchNorm,
+    query_rows: Tensor | None,
+    key_rows: Tensor | None,
+    blocks: _Blocks,
+    heads: int,
+) -> Tensor:
+    """Weights ``[N, h, b, q, k]`` of the queries and keys of each block; 0 out of sight."""
+    queries = blocks.split(_sequences(query, heads))
+    keys = blocks.keys(_sequences(key, heads))
+    terms = []
+    if norm.weight.numel() > heads * ((query_rows is not None) + (key_rows is not None)):
+        terms.append(torch.einsum("nhdbi,nhdbj->nhbij", queries, keys))
+    if query_rows is not None:
+        terms.append(torch.einsum("nhdbi,ijd->nhbij", queries, blocks.rows(query_rows)))
+    if key_rows is not None:
+        terms.append(torch.einsum("nhdbj,ijd->nhbij", keys, blocks.rows(key_rows)))
+    normalised = norm(torch.cat(terms, dim=1), blocks.visible)
+    logits = normalised.unflatten(1, (len(terms), heads)).sum(1)
+    if blocks.visible is not None:
+        # Not -inf: the last block's surplus queries see nothing, and would become NaN.
+        logits = logits.masked_fill(~blocks.visible, torch.finfo(logits.dtype).min)
+    return logits.softmax(-1)
+
+
+def _sequences(x: Tensor, heads: int) -> Tensor:
+    """x: ``[B, C, S, L]`` -> ``[N, h, d, L]``."""
+    return x.transpose(1, 2).flatten(0, 1).unflatten(1, (heads, -1))
 
 
 class AttentionFactory(Protocol):

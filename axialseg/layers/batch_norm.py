@@ -46,25 +46,31 @@ class BatchNorm(nn.Module):
         Returns:
             The same shape and dtype as x.
         """
-        if _is_ambiguous(x):
-            mask = None if where is None else where.expand_as(x[:, :1]).flatten(2)
-            return self.forward(x.flatten(2), mask).reshape(x.shape)
         if not self.training:
-            return F.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
-            )
-        if where is not None or _world_size() > 1:
+            return self._library(x, self.running_mean, self.running_var)
+        if where is not None or world_size() > 1:
             return self._explicit(x, where)
         count = x.numel() // x.shape[1]
         if count == 1:  # the library refuses a single value per channel; its variance is 0
-            self._update(x.detach().flatten(), torch.zeros_like(self.running_var))
+            self.update(x.detach().flatten(), torch.zeros_like(self.running_var))
             return (x * 0).transpose(1, -1).add(self.bias).transpose(1, -1)
         # With momentum 1 the fused kernel hands out the batch statistics, which saves a pass.
         mean = torch.zeros_like(self.running_mean)
         variance = torch.ones_like(self.running_var)
-        y = F.batch_norm(x, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
-        self._update(mean, variance * ((count - 1) / count))
+        y = self._library(x, mean, variance)
+        self.update(mean, variance * ((count - 1) / count))
         return y
+
+    def _library(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        """PyTorch's kernels; in training `mean` and `variance` become those of x, unbiased."""
+        if _is_ambiguous(x):
+            if x.is_contiguous():
+                return self._library(x.flatten(2), mean, variance).reshape(x.shape)
+            rows = x.movedim(1, -1)
+            y = self._library(rows.reshape(-1, rows.shape[-1]), mean, variance)
+            return y.view(rows.shape).movedim(-1, 1)
+        scale, shift, training = self.weight, self.bias, self.training
+        return F.batch_norm(x, mean, variance, scale, shift, training, float(training), self.eps)
 
     def _explicit(self, x: Tensor, where: Tensor | None) -> Tensor:
         """The same in elementary steps: over ranks, or over a part of the values."""
@@ -73,15 +79,16 @@ class BatchNorm(nn.Module):
         values = x if x.dtype == torch.float64 else x.float()
         counted = torch.ones((), device=x.device) if where is None else where.to(values.dtype)
         count = counted.expand_as(x[:, :1]).sum(dtype=values.dtype)
-        count = _sum_over_ranks(count)
-        mean = _sum_over_ranks((values * counted).sum(dims)) / count
+        count = sum_over_ranks(count)
+        mean = sum_over_ranks((values * counted).sum(dims)) / count
         centred = values - mean.view(shape)
-        variance = _sum_over_ranks((centred.square() * counted).sum(dims)) / count
-        self._update(mean.detach(), variance.detach())
+        variance = sum_over_ranks((centred.square() * counted).sum(dims)) / count
+        self.update(mean.detach(), variance.detach())
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
 
-    def _update(self, mean: Tensor, variance: Tensor) -> None:
+    def update(self, mean: Tensor, variance: Tensor) -> None:
+        """Moves the running statistics towards a batch's, ``[C]``; the variance is biased."""
         with torch.no_grad():
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
             self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
@@ -95,18 +102,20 @@ def _is_ambiguous(x: Tensor) -> bool:
     """Whether the shape alone does not tell channels first from channels last in memory.
 
     For such shapes PyTorch's backward kernel for CPUs mixes the layouts of the input and the
-    incoming gradient up and returns wrong gradients (2.13); it does not with one axis after C.
+    incoming gradient up and returns wrong gradients (2.13); it does not with one axis after C, or
+    none.
     """
-    is_short = x.shape[0] == 1 or 1 in x.shape[2:]
-    return x.ndim > 4 or (x.ndim == 4 and is_short and x.is_contiguous())
+    return x.ndim > 4 or (x.ndim == 4 and (x.shape[0] == 1 or 1 in x.shape[2:]))
 
 
-def _world_size() -> int:
+def world_size() -> int:
+    """Number of ranks that statistics are taken over."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def _sum_over_ranks(x: Tensor) -> Tensor:
-    return _SumOverRanks.apply(x) if _world_size() > 1 else x
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """Differentiable; x itself where there is one rank."""
+    return _SumOverRanks.apply(x) if world_size() > 1 else x
 
 
 class _SumOverRanks(torch.autograd.Function):

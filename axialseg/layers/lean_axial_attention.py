@@ -1,13 +1,26 @@
 """Position-sensitive axial attention without an L x L map in memory.
 
-The mathematics is in docs/axial_attention.md. Shapes: B batch, S sequences of an image (its columns
-or rows), L length of the attended axis, h heads, K and V channels of all heads' keys and values.
+The softmax does not see what is the same for all keys of a query. So of the similarities' batch
+norms only the scales are left, gamma / sqrt(variance + eps), and the variances follow from Gram
+matrices. docs/axial_attention.md has the derivation.
+
+Shapes: B batch, S sequences of an image (its columns or rows), L length of the attended axis,
+h heads, K and V channels of all heads' keys and values.
 """
 
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from axialseg.layers.batch_norm import BatchNorm
+from axialseg.layers.chunked_attention import chunked_attention
+from axialseg.layers.full_precision import full_precision, widened
+from axialseg.layers.similarity_statistics import (
+    content_moments,
+    mean_and_variance,
+    position_moments,
+)
 
 
 class AttentionCore(Protocol):
@@ -51,37 +64,64 @@ class AttentionCore(Protocol):
         ...
 
 
-def plain_attention(
+def lean_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor | None,
-    scales: Tensor,
+    norm: BatchNorm,
     query_rows: Tensor | None,
     key_rows: Tensor | None,
     value_rows: Tensor | None,
     span: int,
+    heads: int,
+    core: AttentionCore = chunked_attention,
 ) -> Tensor:
-    """An `AttentionCore` that holds all L x L maps."""
-    terms, heads = scales.shape
-    length = query.shape[-1]
-    position = torch.arange(length, device=query.device)
-    offset = position - position[:, None]
-    row = offset.clamp(-(span // 2), span // 2) + span // 2
-    dtype, wide = query.dtype, scales.dtype
-    q, k = (x.to(wide).unflatten(1, (heads, -1)) for x in (query, key))
-    similarities = []
-    if terms > (query_rows is not None) + (key_rows is not None):
-        similarities.append(torch.einsum("bhdsi,bhdsj->bhsij", q, k))
-    if query_rows is not None:
-        similarities.append(torch.einsum("bhdsi,ijd->bhsij", q, query_rows.to(wide)[row]))
-    if key_rows is not None:
-        similarities.append(torch.einsum("bhdsj,ijd->bhsij", k, key_rows.to(wide)[row]))
-    logits = torch.einsum("th,tbhsij->bhsij", scales, torch.stack(similarities))
-    weights = logits.masked_fill(offset.abs() > span // 2, -torch.inf).softmax(-1)
-    retrieved = []
-    if value is not None:
-        v = value.to(wide).unflatten(1, (heads, -1))
-        retrieved.append(torch.einsum("bhsij,bhdsj->bhdsi", weights, v))
-    if value_rows is not None:
-        retrieved.append(torch.einsum("bhsij,ijd->bhdsi", weights, value_rows.to(wide)[row]))
-    return torch.cat([r.flatten(1, 2) for r in retrieved], dim=1).to(dtype)
+    """A `Formulation`, see axial_attention.py; equal to `reference_attention`.
+
+    The statistics and the softmax are in float32 under autocast too.
+
+    Args:
+        query: ``[B, K, S, L]``.
+        key: ``[B, K, S, L]``.
+        value: ``[B, V, S, L]``.
+        norm: of the similarities.
+        query_rows: ``[span, K / h]``.
+        key_rows: ``[span, K / h]``.
+        value_rows: ``[span, V / h]``.
+        span: odd, 1..2L - 1.
+        heads: h.
+        core: what computes the attention once the scales are known.
+    """
+    with full_precision(query):
+        scales = similarity_scales(query, key, norm, query_rows, key_rows, span, heads)
+        return core(query, key, value, scales, query_rows, key_rows, value_rows, span)
+
+
+def similarity_scales(
+    query: Tensor,
+    key: Tensor,
+    norm: BatchNorm,
+    query_rows: Tensor | None,
+    key_rows: Tensor | None,
+    span: int,
+    heads: int,
+) -> Tensor:
+    """What is left of the similarities' batch norm, ``[T, h]``; the arguments are the core's.
+
+    In training the running statistics move.
+    """
+    variance = norm.running_var
+    if norm.training:
+        q, k = (widened(x).unflatten(1, (heads, -1)) for x in (query, key))
+        terms = []
+        if norm.weight.numel() > heads * ((query_rows is not None) + (key_rows is not None)):
+            terms.append(content_moments(q, k, span))
+        if query_rows is not None:
+            terms.append(position_moments(q, query_rows))
+        if key_rows is not None:
+            terms.append(position_moments(k, key_rows.flip(0)))
+        mean, variance = mean_and_variance(terms)
+        norm.update(mean, variance)
+    scales = norm.weight * torch.rsqrt(variance + norm.eps).to(norm.weight.dtype)
+    # The bias has no effect; its gradient is 0 and not None, as ranks that average them need.
+    return (scales + 0 * norm.bias).view(-1, heads)

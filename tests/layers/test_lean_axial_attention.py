@@ -1,0 +1,178 @@
+"""The lean formulation of axial attention is the reference one, in every way that it is run."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from axialseg.layers import chunked_attention, similarity_statistics
+from axialseg.layers.axial_attention import AxialAttention, reference_attention
+from axialseg.layers.batch_norm import BatchNorm
+from axialseg.layers.lean_axial_attention import similarity_scales
+
+TERMS = ("content_similarity", "query_position", "key_position", "value_content", "value_position")
+CHANNELS = 6
+
+
+def pair(
+    key_channels: int = 8, value_channels: int = 16, heads: int = 2, **options: object
+) -> tuple[AxialAttention, AxialAttention]:
+    """Lean and reference layer, the same weights in float64, no norm at its initialisation."""
+    torch.manual_seed(0)
+    options = {"axis": "width", **options}
+    make = (CHANNELS, key_channels, value_channels)
+    lean = AxialAttention(*make, heads=heads, **options).double()
+    with torch.no_grad():
+        for name, value in lean.state_dict().items():
+            if "norm" in name:
+                value.uniform_(0.5, 1.5)
+    reference = AxialAttention(*make, heads=heads, formulation=reference_attention, **options)
+    reference.double().load_state_dict(lean.state_dict())
+    return lean, reference
+
+
+def image(height: int, width: int, batch: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(batch, CHANNELS, height, width, generator=generator, dtype=torch.float64)
+
+
+def step(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """Outputs, gradients and statistics of a step."""
+    x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    y = layer(x)
+    weight = torch.linspace(0, 9, y.numel(), dtype=y.dtype).sin().view_as(y)
+    (y * weight).sum().backward()
+    assert x.grad is not None
+    gradients = {name: p.grad for name, p in layer.named_parameters()}
+    return {"y": y.detach(), "x": x.grad, **gradients, **dict(layer.named_buffers())}
+
+
+def assert_equal(one: dict[str, Tensor], two: dict[str, Tensor], limit: float = 1e-10) -> None:
+    assert one.keys() == two.keys()
+    for name, value in two.items():
+        error = (one[name] - value).abs().max() / value.abs().max().clamp(min=1.0)
+        assert error <= limit, f"{name}: {error}"
+
+
+@pytest.fixture(params=["one block", "many blocks"])
+def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small inputs take the ways of large ones too."""
+    if request.param == "many blocks":
+        monkeypatch.setitem(chunked_attention.CHUNK_BYTES, "cpu", 1000)
+        monkeypatch.setattr(chunked_attention, "FEWEST_ROWS", 1)
+        monkeypatch.setattr(similarity_statistics, "LOCAL_PAIRS", 50)
+
+
+@pytest.mark.usefixtures("blocks")
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("axis", ["height", "width"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"span": 1}, {"span": 5}, {"span": 19}, {"max_offset": 3}, *({t: False} for t in TERMS)],
+)
+def test_equals_the_reference(options: dict, axis: str, training: bool) -> None:
+    lean, reference = pair(axis=axis, **options)
+    x = image(17, 19)
+    assert_equal(step(lean.train(training), x), step(reference.train(training), x))
+
+
+@pytest.mark.usefixtures("blocks")
+@pytest.mark.parametrize("span", [None, 7])
+@pytest.mark.parametrize("left_out", [TERMS[:2], TERMS[1:3], TERMS[1:4], (TERMS[0], TERMS[2])])
+def test_equals_the_reference_with_few_terms(left_out: tuple[str, ...], span: int | None) -> None:
+    lean, reference = pair(span=span, **dict.fromkeys(left_out, False))
+    assert_equal(step(lean, image(5, 23)), step(reference, image(5, 23)))
+
+
+@pytest.mark.parametrize(("span", "max_offset"), [(None, 254), (65, 254), (None, 20), (65, 20)])
+@pytest.mark.parametrize("length", [1, 2, 3, 33, 64, 65, 129, 257])
+def test_any_length(length: int, span: int | None, max_offset: int) -> None:
+    lean, reference = pair(span=span, max_offset=max_offset, heads=1)
+    x = image(2, length, batch=1)
+    assert_equal(step(lean, x), step(reference, x))
+
+
+@pytest.mark.parametrize(("keys", "values"), [(2, 2), (2, 64), (64, 2), (32, 64), (5, 3)])
+def test_any_depth(keys: int, values: int) -> None:
+    lean, reference = pair(3 * keys, 3 * values, heads=3, span=9)
+    assert_equal(step(lean, image(3, 11)), step(reference, image(3, 11)))
+
+
+@pytest.mark.parametrize("axis", ["height", "width"])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("size", [(1, 9), (9, 1), (7, 6)])
+def test_channels_last(size: tuple[int, int], batch: int, axis: str) -> None:
+    lean, reference = pair(axis=axis)
+    x = image(*size, batch=batch)
+    lean = lean.to(memory_format=torch.channels_last)
+    actual = step(lean, x.contiguous(memory_format=torch.channels_last))
+    assert_equal(actual, step(reference, x))
+
+
+def test_gradient_of_the_similarities_bias_is_zero() -> None:
+    lean, _ = pair()
+    assert torch.equal(step(lean, image(5, 6))["similarity_norm.bias"], torch.zeros(6).double())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_compiles_whole(training: bool) -> None:
+    lean, _ = pair(span=7)
+    lean.train(training)
+    compiled = copy.deepcopy(lean)
+    compiled.compile(backend="aot_eager", fullgraph=True)
+    assert_equal(step(compiled, image(9, 11)), step(lean, image(9, 11)))
+
+
+@pytest.mark.parametrize("span", [None, 65])
+@pytest.mark.parametrize("ratio", [0.0, 20.0, 200.0])
+def test_float32_scales_are_as_exact_as_the_textbooks(ratio: float, span: int | None) -> None:
+    """Where the mean of the logits is many standard deviations."""
+    torch.manual_seed(0)
+    heads, depth, sequences, length = 2, 8, 12, 129
+    shape = (1, heads, depth, sequences, length)
+    shift = 1.4 * ratio * torch.randn(1, heads, depth, 1, 1).sign() / depth**0.5
+    query, key = ((torch.randn(shape) + shift).flatten(1, 2) for _ in range(2))
+    rows = [torch.randn(2 * length - 1 if span is None else span, depth) for _ in range(2)]
+
+    def run(formulation: str, dtype: torch.dtype) -> list[Tensor]:
+        """Scales, statistics and gradients."""
+        norm = BatchNorm(3 * heads, momentum=1.0).to(dtype)
+        tensors = [x.to(dtype).requires_grad_() for x in (query, key, *rows)]
+        if formulation == "lean":
+            scales = similarity_scales(*tensors[:2], norm, *tensors[2:], len(rows[0]), heads)
+        else:
+            maps = textbook_maps(*tensors, heads)
+            offset = torch.arange(length) - torch.arange(length)[:, None]
+            mask = offset.abs() <= len(rows[0]) // 2
+            norm(maps, None if span is None else mask)
+            values = maps[..., mask]
+            variance = values.var((0, 2), correction=0)
+            scales = (norm.weight * torch.rsqrt(variance + norm.eps)).view(3, heads)
+        weight = torch.arange(1.0, 1 + scales.numel()).view_as(scales)
+        gradients = torch.autograd.grad((scales * weight).sum(), tensors)
+        return [scales.detach(), norm.running_mean, norm.running_var, *gradients]
+
+    truth = run("textbook", torch.float64)
+    textbook, lean = run("textbook", torch.float32), run("lean", torch.float32)
+    for exact, theirs, ours in zip(truth, textbook, lean, strict=True):
+        scale = exact.abs().max()
+        limit = max(float((theirs - exact).abs().max() / scale), 1e-6)
+        assert float((ours - exact).abs().max() / scale) <= limit
+
+
+def textbook_maps(query: Tensor, key: Tensor, *rows_and_heads: object) -> Tensor:
+    """All similarities, ``[S, 3 h, L, L]``."""
+    query_rows, key_rows, heads = rows_and_heads
+    q, k = (x[0].unflatten(0, (heads, -1)) for x in (query, key))
+    length, reach = q.shape[-1], len(query_rows) // 2
+    offset = torch.arange(length) - torch.arange(length)[:, None]
+    row = offset.clamp(-reach, reach) + reach
+    return torch.cat(
+        [
+            torch.einsum("hdsi,hdsj->shij", q, k),
+            torch.einsum("hdsi,ijd->shij", q, query_rows[row]),
+            torch.einsum("hdsj,ijd->shij", k, key_rows[row]),
+        ],
+        dim=1,
+    )
