@@ -24,7 +24,7 @@ ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536
 
 
 class PeakMemory:
-    """Counts from its construction on.
+    """Counts above what is held at its construction.
 
     Args:
         device: whose memory.
@@ -32,20 +32,26 @@ class PeakMemory:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-            torch.cuda.reset_peak_memory_stats(device)
-            self._before = torch.cuda.memory_allocated(device)
+        self.reset()
+        self._before = self._peak()
+
+    def reset(self) -> None:
+        """Lets the peak fall to what is held now."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+            torch.cuda.reset_peak_memory_stats(self._device)
         else:
-            with suppress(OSError):  # 5: the high-water mark falls to what is resident now
+            with suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")
-            self._before = _resident_peak()
 
     def bytes(self) -> int:
-        """The peak so far, above what was held at the construction."""
+        """The peak since the last reset, above what was held at the construction."""
+        return self._peak() - self._before
+
+    def _peak(self) -> int:
         if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device) - self._before
-        return _resident_peak() - self._before
+            return torch.cuda.max_memory_allocated(self._device)
+        return _resident_peak()
 
 
 def how_measured(device: torch.device) -> str:

@@ -1,0 +1,223 @@
+"""`python -m axialseg benchmark`: time and memory of a model, beside textbook attention's."""
+
+import json
+import os
+import shutil
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from axialseg.command_line import compose_config, run_tool
+from axialseg.commands.complexity import FORMATS, categories_of, size_of
+from axialseg.errors import UserError
+from axialseg.launch import resolve_hardware
+
+if TYPE_CHECKING:
+    from axialseg.benchmark import Cost, Job
+    from axialseg.build import Classes
+
+USAGE = (
+    "python -m axialseg benchmark model=<name> [size=[height,width]] [batch=<images>] "
+    "[device=auto|cpu|cuda] [precision=auto|32-true|bf16-mixed|16-mixed] [compile=true] "
+    "[data=<name>] [seconds=<number>] [format=table|json] [key=value ...]"
+)
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
+IMAGENET_CLASSES = 1000
+MEBIBYTE = 2**20
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """The command."""
+    run_tool(benchmark)
+
+
+def benchmark(arguments: list[str]) -> None:
+    """Measures one model and prints what was found.
+
+    Args:
+        arguments: overrides of `conf/benchmark.yaml`.
+
+    Raises:
+        UserError: a wrong setting.
+    """
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(f"usage: {USAGE}")
+        return
+    cfg = compose_config("benchmark", arguments)
+    size = size_of("size", cfg.size)
+    _check(cfg)
+
+    # Only now: torch takes seconds, and a wrong command line shall not wait for it.
+    from axialseg.benchmark import compare, contestants, multiply_adds
+
+    job = _job(cfg, size)
+    rows = []
+    counted = {"training step": 3, "inference": 1}  # a backward pass is two forward passes
+    forward = multiply_adds(job)
+    for part, forms in contestants(job).items():
+        costs = compare(forms, cfg.seconds, partial(_report, part))
+        rows += rows_of(part, costs, job.batch, counted.get(part, 0) * forward)
+    facts = _facts(cfg, job)
+    if cfg.format == "json":
+        print(json.dumps(facts | {"rows": rows}, indent=1))
+    else:
+        print(as_table(facts, rows))
+
+
+def _check(cfg: DictConfig) -> None:
+    """Refuses values that the schema can not."""
+    for key, options in (("format", FORMATS), ("device", DEVICES), ("precision", PRECISIONS)):
+        if cfg[key] not in options:
+            raise UserError(f"{key}={cfg[key]} does not exist; there are: {', '.join(options)}")
+    if cfg.batch < 1:
+        raise UserError(f"batch={cfg.batch}, but it must be 1 or more")
+    if cfg.seconds < 0:
+        raise UserError(f"seconds={cfg.seconds}, but it must be 0 or more")
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if cfg.compile and shutil.which(compiler) is None:
+        raise UserError(
+            f"compile=true needs a C++ compiler, and there is no {compiler}; install one, or leave "
+            "compile out"
+        )
+
+
+def _job(cfg: DictConfig, size: tuple[int, int]) -> "Job":
+    """What is measured, `auto` resolved."""
+    import torch
+
+    from axialseg.benchmark import Job
+
+    device = cfg.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda, but no GPU is visible; use device=cpu")
+    accelerator = "gpu" if device == "cuda" else "cpu"
+    here = {"accelerator": accelerator, "devices": 1, "num_nodes": 1, "precision": cfg.precision}
+    precision = resolve_hardware(OmegaConf.create(here), None).precision
+    return Job(cfg, _classes(cfg), size, cfg.batch, device, precision, cfg.compile)
+
+
+def _classes(cfg: DictConfig) -> "Classes":
+    """Those of the data; without data, as many as the model's task usually has."""
+    from axialseg.datasets.image_classes import ImageClasses
+
+    if cfg.data is None and cfg.model.targets is None:
+        names = tuple(f"class {number}" for number in range(IMAGENET_CLASSES))
+        return ImageClasses(names, names)
+    return categories_of(cfg.data)
+
+
+def _report(part: str, what: str) -> None:
+    """Progress: a large model on a CPU takes minutes."""
+    print(f"{part}: {what} ...", file=sys.stderr, flush=True)
+
+
+def rows_of(part: str, costs: dict[str, "Cost"], images: int, multiply_adds: int) -> list[Row]:
+    """The rows of one part of the work; ratios are to its first form.
+
+    Args:
+        part: of the work.
+        costs: form -> what was measured.
+        images: of a batch.
+        multiply_adds: of a batch.
+
+    Returns:
+        One row for each form; None stands for what could not be measured.
+    """
+    first = next(iter(costs.values()))
+    return [
+        {
+            "part": part,
+            "form": form,
+            "seconds": cost.seconds,
+            "rounds": cost.rounds,
+            "images_per_second": cost.seconds and images / cost.seconds,
+            "peak_bytes": cost.peak_bytes,
+            "multiply_adds": multiply_adds or None,
+            "time_ratio": _ratio(cost.seconds, first.seconds),
+            "memory_ratio": _ratio(cost.peak_bytes, first.peak_bytes),
+        }
+        for form, cost in costs.items()
+    ]
+
+
+def _ratio(value: float | None, to: float | None) -> float | None:
+    return value / to if value and to else None
+
+
+def _facts(cfg: DictConfig, job: "Job") -> dict[str, Any]:
+    """What was measured, where and how."""
+    import torch
+
+    from axialseg.benchmark import machine
+    from axialseg.peak_memory import how_measured
+
+    return {
+        "model": cfg.model.name,
+        "size": list(job.size),
+        "batch": job.batch,
+        "classes": len(job.categories),
+        "precision": job.precision,
+        "compile": job.compile,
+        "device": job.device,
+        "machine": machine(job.device),
+        "peak_memory": how_measured(torch.device(job.device)),
+    }
+
+
+def as_table(facts: dict[str, Any], rows: list[Row]) -> str:
+    """The rows, with a heading and what the columns mean."""
+    height, width = facts["size"]
+    compiled = ", compiled" if facts["compile"] else ""
+    cells = [("", "latency", "images/s", "peak memory", "multiply-adds", "time", "memory")]
+    part = ""
+    for row in rows:
+        if row["part"] != part:
+            part = row["part"]
+            cells.append((part, "", "", "", "", "", ""))
+        cells.append(
+            (
+                f"  {row['form']}",
+                _cell(row["seconds"], 1e3, "{:,.1f} ms", "out of memory"),
+                _cell(row["images_per_second"], 1, "{:,.2f}"),
+                _cell(row["peak_bytes"], 1 / MEBIBYTE, "{:,.0f} MiB", "out of memory"),
+                _cell(row["multiply_adds"], 1e-9, "{:,.2f} G"),
+                _cell(row["time_ratio"], 1, "{:.2f} x"),
+                _cell(row["memory_ratio"], 1, "{:.2f} x"),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(pairs)).rstrip()
+        for pairs in (list(zip(line, widths, strict=True)) for line in cells)
+    ]
+    return "\n".join(
+        [
+            f"{facts['model']}, {height}x{width}, batch {facts['batch']}, {facts['classes']} "
+            f"classes, {facts['precision']}{compiled}",
+            facts["machine"],
+            "",
+            *lines,
+            "",
+            "latency        of a batch, median of rounds in which the forms take turns, wall clock",
+            f"peak memory    {facts['peak_memory']};",
+            "               of weights, gradients, optimiser and features together",
+            "multiply-adds  of convolutions and attention products as the textbook counts them; a",
+            "               backward pass counts as two forward passes",
+            "time, memory   ratios to the first form of each part",
+        ]
+    )
+
+
+def _cell(value: float | None, factor: float, form: str, missing: str = "") -> str:
+    return missing if value is None else form.format(value * factor)
+
+
+if __name__ == "__main__":
+    main()
