@@ -137,6 +137,7 @@ class FakeStep:
         self._unknown = _Unknown(masks)
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self._live = LiveBytes()
+        self._peaks: dict[int, int] = {}
         with torch.device("meta"):
             self._task = make_task().train()
         net, self._task.net = self._task.net, nn.Identity()
@@ -145,13 +146,16 @@ class FakeStep:
             self._task.net = net.to_empty(device="cpu")
             self._optimizer = make_optimizer(self._task)
         self.weights = self._live.now
-        self.peak_bytes(1)  # makes the state of the optimiser
+        self.peak_bytes(1)
+        self._peaks.clear()  # this step began without a state of the optimiser
         state = [x for values in self._optimizer.state.values() for x in values.values()]
         self.optimizer_state = sum(x.nbytes for x in state if isinstance(x, Tensor))
         self.gradients = sum(p.grad.nbytes for p in self._task.parameters() if p.grad is not None)
 
     def peak_bytes(self, images: int) -> int:
         """Highest number of bytes held during a step with so many images."""
+        if images in self._peaks:
+            return self._peaks[images]
         with self._mode, self._live, self._unknown:
             self._live.reset_peak()
             batch = {
@@ -159,6 +163,7 @@ class FakeStep:
                 for name, array in self._sample.items()
             }
             training_step(self._task, self._optimizer, batch, self._dtype)
+        self._peaks[images] = self._live.peak
         return self._live.peak
 
 

@@ -2,23 +2,16 @@
 
     python benchmarks/memory_planner.py [--quick]
 
-Each measurement is a process of its own: a few steps of the real net, loss and optimiser on random
-images with a mosaic of segments as ground truth. Its peak is the resident memory's high-water mark
-(VmHWM, reset before the net is built) less what was resident then, after a tiny net has made the
-libraries allocate what they keep. The allocator is told to map every block of 64 KiB or more on its
-own, so that freed tensors leave the resident memory at once and no arena hides or adds any.
-
-The planner's peak of the same step comes from fake tensors; both are in float32. Linux only.
+Measured are a few steps of the real net, loss and optimiser on random images, with a mosaic of
+segments as ground truth, after a tiny net has made the libraries allocate what they keep; see
+`axialseg.peak_memory` for how a freed tensor leaves the resident memory at once. The planner's peak
+of the same step comes from fake tensors. Both are in float32.
 """
 
 import argparse
 import gc
-import json
 import os
 import platform
-import subprocess
-import sys
-from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -32,8 +25,8 @@ from axialseg.commands.complexity import categories_of
 from axialseg.memory import FakeStep, make_optimizer, training_step
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.panoptic_map import PanopticSegments
+from axialseg.peak_memory import PeakMemory, how_measured, in_fresh_process
 
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 MEBIBYTE = 2**20
 STEPS = 3
 MASKS = 24
@@ -89,21 +82,15 @@ def real_steps(cfg: DictConfig, images: int) -> None:
         training_step(task, optimizer, batch, None)
 
 
-def resident(field: str) -> int:
-    """A field of /proc/self/status in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
-
-
 def measure(overrides: list[str], images: int) -> int:
-    """Peak bytes of real steps, in this process."""
+    """Peak bytes of real steps, above what this process holds before."""
+    torch.set_num_threads(1)
     real_steps(compose_config("memory", ["model=axial_hybrid_tiny", "crop=[65,65]"]), 2)
     cfg = compose_config("memory", overrides)
     gc.collect()
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")
+    peak = PeakMemory(torch.device("cpu"))
     real_steps(cfg, images)
-    return resident("VmHWM") - before
+    return peak.bytes()
 
 
 def plan(overrides: list[str], images: int) -> int:
@@ -115,31 +102,17 @@ def plan(overrides: list[str], images: int) -> int:
     return step.peak_bytes(images)
 
 
-def in_child(action: str, overrides: list[str], images: int) -> int:
-    """What another process finds."""
-    command = [sys.executable, __file__, f"--{action}", json.dumps([overrides, images])]
-    environment = {**os.environ, **ALLOCATOR}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return int(done.stdout.split()[-1])
-
-
 def main() -> None:
     """Prints one line per case."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help=f"the first {QUICK} cases")
-    parser.add_argument("--measure", help=argparse.SUPPRESS)
-    parser.add_argument("--plan", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    for action, job in ((measure, arguments.measure), (plan, arguments.plan)):
-        if job:
-            print(action(*json.loads(job)))
-            return
-    print(f"{platform.machine()}, {platform.system()}, torch {torch.__version__}, float32\n")
+    print(f"{platform.machine()}, torch {torch.__version__}, float32; MiB,")
+    print(f"{how_measured(torch.device('cpu'))}\n")
     print(f"{'step':<88} images  planned  measured   ratio")
     for overrides, images in CASES[:QUICK] if arguments.quick else CASES:
-        planned = in_child("plan", overrides, images) / MEBIBYTE
-        measured = in_child("measure", overrides, images) / MEBIBYTE
+        planned = in_fresh_process(plan, overrides, images) / MEBIBYTE
+        measured = in_fresh_process(measure, overrides, images) / MEBIBYTE
         numbers = f"{images:6}{planned:9.0f}{measured:10.0f}{planned / measured:8.2f}"
         print(f"{' '.join(overrides):<88} {numbers}", flush=True)
 
