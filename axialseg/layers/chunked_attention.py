@@ -15,6 +15,7 @@ Letters: n sequences times heads of a chunk, d channels of a head; I queries and
 
 import math
 from collections.abc import Iterator
+from itertools import product
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -82,36 +83,61 @@ def _is_local(length: int, span: int) -> bool:
     return span // 2 < length - 1
 
 
-def _cut(length: int, span: int, heads: int, elements: int) -> tuple[list[_Block], int]:
-    """The blocks, and the sequences of a chunk, so that a block has about so many logits."""
-    count = elements // (min(span, length) * max(FEWEST_ROWS, heads))
+def _cut(length: int, span: int, elements: int) -> tuple[list[_Block], int]:
+    """The blocks, and n of a chunk, so that a block has about so many logits."""
+    count = elements // (min(span, length) * FEWEST_ROWS)
     if _is_local(length, span):
         count = min(count, max(span // 4, 8))  # the more queries, the more keys out of sight
     count = max(1, min(count, length))
     count = -(-length // -(-length // count))  # blocks of one size
     blocks = _blocks(length, span, count)
-    pairs = max(i * j for i, j in (block.shape for block in blocks))
-    return blocks, max(1, elements // (pairs * heads))
+    return blocks, max(1, elements // max(math.prod(block.shape) for block in blocks))
 
 
-def _by_sequence(x: Tensor) -> Tensor:
-    """x: ``[h, d, S, L]`` -> ``[n, d, L]``."""
-    return x.transpose(1, 2).flatten(0, 1).contiguous()
+def _even_part(total: int, wanted: float) -> int:
+    """The size of equal parts, about `wanted`; the last one may be smaller."""
+    return -(-total // max(1, round(total / max(wanted, 1))))
 
 
-def _by_position(x: Tensor) -> Tensor:
-    """x: ``[h, d, S, L]`` -> ``[L, d, n]``."""
-    return x.permute(3, 1, 0, 2).flatten(2).contiguous()
+class _Layout(NamedTuple):
+    """Brings the sequences of a chunk, ``[h, d, s, L]``, into the order of the products and back.
 
+    The first copy keeps together what lies together in memory; the other order is the transpose of
+    one matrix, for which the library has a fast way.
 
-def _from_sequences(x: Tensor, heads: int) -> Tensor:
-    """The inverse of `_by_sequence`."""
-    return x.unflatten(0, (heads, -1)).transpose(1, 2)
+    Attributes:
+        heads: h.
+        is_by_position: whether the sequences lie side by side in an image, as the columns of
+            ``[B, C, H, W]`` do, and not the positions of a sequence.
+    """
 
+    heads: int
+    is_by_position: bool
 
-def _from_positions(x: Tensor, heads: int) -> Tensor:
-    """The inverse of `_by_position`."""
-    return x.unflatten(2, (heads, -1)).permute(2, 1, 3, 0)
+    def by_sequence(self, x: Tensor) -> Tensor:
+        """``[h, d, s, L]`` -> ``[n, d, L]``."""
+        if not self.is_by_position:
+            return x.transpose(1, 2).flatten(0, 1).contiguous()
+        length, depth, n = (x := self.by_position(x)).shape
+        return x.view(-1, n).t().contiguous().view(n, length, depth).transpose(1, 2)
+
+    def by_position(self, x: Tensor) -> Tensor:
+        """``[h, d, s, L]`` -> ``[L, d, n]``."""
+        if self.is_by_position:
+            return x.permute(3, 1, 0, 2).flatten(2).contiguous()
+        n, depth, length = (x := self.by_sequence(x)).shape
+        return x.view(n, -1).t().contiguous().view(depth, length, n).transpose(0, 1)
+
+    def from_sequences(self, x: Tensor) -> Tensor:
+        """``[n, d, L]`` -> ``[h, d, s, L]``."""
+        if not self.is_by_position:
+            return x.unflatten(0, (self.heads, -1)).transpose(1, 2)
+        rows = x.flatten(1).t().contiguous()
+        return rows.view(*x.shape[1:], self.heads, -1).permute(2, 0, 3, 1)
+
+    def from_positions(self, x: Tensor) -> Tensor:
+        """``[L, d, n]`` -> ``[h, d, s, L]``."""
+        return x.unflatten(2, (self.heads, -1)).permute(2, 1, 3, 0)
 
 
 class _Table:
@@ -170,7 +196,7 @@ class _Scratch:
 
 
 class _Similarity(Protocol):
-    """A term of a chunk's logits."""
+    """A term of a chunk's logits; the keys are in reversed order."""
 
     def add_to(self, logits: Tensor, block: _Block, is_first: bool) -> None:
         """Adds the term to a block's logits ``[n, I, J]``; the first one sets them."""
@@ -181,7 +207,7 @@ class _Similarity(Protocol):
         ...
 
     def add_gradients(self, query: Tensor, key: Tensor) -> Tensor:
-        """Adds to the gradients ``[h, d, s, L]``; returns that of the scale, ``[h]``."""
+        """Adds to the gradients ``[h, d, s, L]``; returns that of the scales, ``[n]``."""
         ...
 
 
@@ -190,14 +216,18 @@ class _Content:
 
     Args:
         query: ``[h, d, s, L]``.
-        key: ``[h, d, s, L]``, reversed.
-        scale: ``[h, 1, 1, 1]``.
+        key: ``[h, d, s, L]``.
+        scale: ``[n]``.
+        layout: of the chunk.
     """
 
-    def __init__(self, query: Tensor, key: Tensor, scale: Tensor) -> None:
-        self.query, self.scale = query, scale
-        self.scaled, self.key = _by_sequence(query * scale), _by_sequence(key)
-        self.query_sum, self.key_sum = torch.empty_like(self.scaled), torch.zeros_like(self.key)
+    def __init__(self, query: Tensor, key: Tensor, scale: Tensor, layout: _Layout) -> None:
+        self.layout, self.scale = layout, scale[:, None, None]
+        self.query = layout.by_sequence(query)
+        self.scaled = self.query * self.scale
+        self.key = layout.by_sequence(key).flip(-1)
+        self.query_sum = self.query.new_empty(self.query.shape)
+        self.key_sum = self.query.new_zeros(self.query.shape)
 
     def add_to(self, logits: Tensor, block: _Block, is_first: bool) -> None:
         """See `_Similarity`."""
@@ -212,11 +242,10 @@ class _Content:
 
     def add_gradients(self, query: Tensor, key: Tensor) -> Tensor:
         """See `_Similarity`."""
-        heads = len(self.scale)
-        gradient = _from_sequences(self.query_sum, heads)
-        query.addcmul_(gradient, self.scale)
-        key.add_(_from_sequences(self.key_sum, heads))
-        return (gradient * self.query).sum((1, 2, 3))
+        key += self.layout.from_sequences(self.key_sum.flip(-1))
+        scale_gradient = (self.query_sum * self.query).sum((1, 2))
+        query += self.layout.from_sequences(self.query_sum.mul_(self.scale))
+        return scale_gradient
 
 
 class _QueryPosition:
@@ -224,15 +253,19 @@ class _QueryPosition:
 
     Args:
         query: ``[h, d, s, L]``.
-        scale: ``[h, 1, 1, 1]``.
+        scale: ``[n]``.
         table: of rq.
+        layout: of the chunk.
         scratch: of the pass.
     """
 
-    def __init__(self, query: Tensor, scale: Tensor, table: _Table, scratch: _Scratch) -> None:
-        self.query, self.scale, self.table, self.scratch = query, scale, table, scratch
-        self.scaled = _by_position(query * scale)
-        self.sum = torch.empty_like(self.scaled)
+    def __init__(
+        self, query: Tensor, scale: Tensor, table: _Table, layout: _Layout, scratch: _Scratch
+    ) -> None:
+        self.scale, self.table, self.layout, self.scratch = scale, table, layout, scratch
+        self.query = layout.by_position(query)
+        self.scaled = self.query * scale
+        self.sum = self.query.new_empty(self.query.shape)
 
     def add_to(self, logits: Tensor, block: _Block, is_first: bool) -> None:
         """See `_Similarity`."""
@@ -250,25 +283,21 @@ class _QueryPosition:
 
     def add_gradients(self, query: Tensor, key: Tensor) -> Tensor:
         """See `_Similarity`."""
-        gradient = _from_positions(self.sum, len(self.scale))
-        query.addcmul_(gradient, self.scale)
-        return (gradient * self.query).sum((1, 2, 3))
+        scale_gradient = (self.sum * self.query).sum((0, 1))
+        query += self.layout.from_positions(self.sum.mul_(self.scale))
+        return scale_gradient
 
 
 class _KeyPosition:
-    """k . rk of a chunk.
+    """k . rk of a chunk; see `_QueryPosition`."""
 
-    Args:
-        key: ``[h, d, s, L]``, reversed.
-        scale: ``[h, 1, 1, 1]``.
-        table: of rk.
-        scratch: of the pass.
-    """
-
-    def __init__(self, key: Tensor, scale: Tensor, table: _Table, scratch: _Scratch) -> None:
-        self.key, self.scale, self.table, self.scratch = key, scale, table, scratch
-        self.scaled = _by_position(key * scale)
-        self.sum = torch.zeros_like(self.scaled)
+    def __init__(
+        self, key: Tensor, scale: Tensor, table: _Table, layout: _Layout, scratch: _Scratch
+    ) -> None:
+        self.scale, self.table, self.layout, self.scratch = scale, table, layout, scratch
+        self.key = layout.by_position(key).flip(0)
+        self.scaled = self.key * scale
+        self.sum = self.key.new_zeros(self.key.shape)
 
     def add_to(self, logits: Tensor, block: _Block, is_first: bool) -> None:
         """See `_Similarity`."""
@@ -290,9 +319,9 @@ class _KeyPosition:
 
     def add_gradients(self, query: Tensor, key: Tensor) -> Tensor:
         """See `_Similarity`."""
-        gradient = _from_positions(self.sum, len(self.scale))
-        key.addcmul_(gradient, self.scale)
-        return (gradient * self.key).sum((1, 2, 3))
+        scale_gradient = (self.sum * self.key).sum((0, 1))
+        key += self.layout.from_positions(self.sum.mul_(self.scale).flip(0))
+        return scale_gradient
 
 
 class _Retrieval(Protocol):
@@ -317,21 +346,23 @@ class _ValueContent:
     """Sum over the keys of w v of a chunk.
 
     Args:
-        value: ``[h, d, s, L]``, reversed.
+        value: ``[h, d, s, L]``.
+        layout: of the chunk.
     """
 
-    def __init__(self, value: Tensor) -> None:
-        self.heads = len(value)
-        self.value = _by_sequence(value)
+    def __init__(self, value: Tensor, layout: _Layout) -> None:
+        self.layout = layout
+        self.value = layout.by_sequence(value).flip(-1)
 
     def retrieve(self, weights: Tensor, block: _Block) -> Tensor:
         """See `_Retrieval`."""
         retrieved = torch.bmm(self.value[..., block.keys], weights.transpose(1, 2))
-        return _from_sequences(retrieved, self.heads)
+        return self.layout.from_sequences(retrieved)
 
     def take_gradient(self, gradient: Tensor) -> None:
         """See `_Retrieval`."""
-        self.gradient, self.sum = _by_sequence(gradient), torch.zeros_like(self.value)
+        self.gradient = self.layout.by_sequence(gradient)
+        self.sum = self.value.new_zeros(self.value.shape)
 
     def differentiate(
         self, weights: Tensor, gradient: Tensor, block: _Block, is_first: bool
@@ -343,8 +374,8 @@ class _ValueContent:
         self.sum[..., block.keys] += torch.bmm(left, weights)
 
     def value_gradient(self) -> Tensor:
-        """``[h, d, s, L]``, reversed."""
-        return _from_sequences(self.sum, self.heads)
+        """``[h, d, s, L]``."""
+        return self.layout.from_sequences(self.sum.flip(-1))
 
 
 class _ValuePosition:
@@ -352,21 +383,21 @@ class _ValuePosition:
 
     Args:
         table: of rv.
-        heads: h.
+        layout: of the chunk.
         scratch: of the pass.
     """
 
-    def __init__(self, table: _Table, heads: int, scratch: _Scratch) -> None:
-        self.table, self.heads, self.scratch = table, heads, scratch
+    def __init__(self, table: _Table, layout: _Layout, scratch: _Scratch) -> None:
+        self.table, self.layout, self.scratch = table, layout, scratch
 
     def retrieve(self, weights: Tensor, block: _Block) -> Tensor:
         """See `_Retrieval`."""
         windows = self.table.windows(block.first, *weights.shape[1:])
-        return _from_positions(torch.bmm(windows, weights.permute(1, 2, 0)), self.heads)
+        return self.layout.from_positions(torch.bmm(windows, weights.permute(1, 2, 0)))
 
     def take_gradient(self, gradient: Tensor) -> None:
         """See `_Retrieval`."""
-        self.gradient = _by_position(gradient)
+        self.gradient = self.layout.by_position(gradient)
 
     def differentiate(
         self, weights: Tensor, gradient: Tensor, block: _Block, is_first: bool
@@ -389,17 +420,19 @@ def _add(target: Tensor, term: Tensor, is_first: bool) -> None:
 
 
 class _Chunk(NamedTuple):
-    """Some sequences of an image.
+    """Some heads of some sequences of an image.
 
     Attributes:
         image: index of the image.
-        sequences: slice of its sequences.
+        heads: slice of the heads.
+        sequences: slice of the sequences.
         similarities: the terms of the logits, in the order of the scales.
         content: what retrieves values, None where nothing does.
         position: what retrieves rows, None where nothing does.
     """
 
     image: int
+    heads: slice
     sequences: slice
     similarities: list[_Similarity]
     content: _ValueContent | None
@@ -430,7 +463,10 @@ class _Core:
         dtype = self.scales.dtype
         sequences, length = query.shape[2:]
         size = CHUNK_BYTES.get(query.device.type, CHUNK_BYTES["cuda"]) // dtype.itemsize
-        self.blocks, self.sequences = _cut(length, span, self.heads, size)
+        self.blocks, n = _cut(length, span, size)
+        # Heads are taken apart first: then long pieces of memory stay together.
+        self.sequences = _even_part(sequences, n)
+        self.chunk_heads = _even_part(self.heads, n / sequences)
         margin = _margin(length, span, self.blocks[0].shape[0])
 
         def table(rows: Tensor | None) -> _Table | None:
@@ -444,45 +480,51 @@ class _Core:
             self.hidden.rows[:, :margin] = -torch.inf
             self.hidden.rows[:, -margin:] = -torch.inf
         pairs = max(math.prod(block.shape) for block in self.blocks)
-        n = self.heads * min(self.sequences, sequences)
-        self.scratch = _Scratch(query, n * pairs, dtype)
+        self.scratch = _Scratch(query, self.chunk_heads * self.sequences * pairs, dtype)
 
     def chunks(self) -> Iterator[_Chunk]:
-        """All sequences of all images, laid out for the products."""
+        """All heads of all sequences of all images, laid out for the products."""
         batch, _, sequences, _ = self.query.shape
-        for image in range(batch):
-            for start in range(0, sequences, self.sequences):
-                part = slice(start, min(start + self.sequences, sequences))
-                yield self._chunk(image, part)
+        for image, head, first in product(
+            range(batch),
+            range(0, self.heads, self.chunk_heads),
+            range(0, sequences, self.sequences),
+        ):
+            heads = slice(head, min(head + self.chunk_heads, self.heads))
+            yield self._chunk(image, heads, slice(first, min(first + self.sequences, sequences)))
 
-    def _chunk(self, image: int, sequences: slice) -> _Chunk:
-        dtype = self.scales.dtype
-        query = self._part(self.query, image, sequences).to(dtype)
-        key = self._part(self.key, image, sequences).flip(-1).to(dtype)
-        scales = self.scales[..., None, None, None]
+    def _chunk(self, image: int, heads: slice, sequences: slice) -> _Chunk:
+        def part(x: Tensor) -> Tensor:
+            return self._part(x, image, heads, sequences).to(self.scales.dtype)
+
+        layout = _Layout(heads.stop - heads.start, self.query.stride(2) < self.query.stride(3))
+        # [T, n]
+        scales = self.scales[:, heads].repeat_interleave(sequences.stop - sequences.start, 1)
+        query, key = part(self.query), part(self.key)
         similarities: list[_Similarity] = []
         if len(scales) > (self.query_table is not None) + (self.key_table is not None):
-            similarities.append(_Content(query, key, scales[0]))
+            similarities.append(_Content(query, key, scales[0], layout))
         if self.query_table is not None:
             scale = scales[len(similarities)]
-            similarities.append(_QueryPosition(query, scale, self.query_table, self.scratch))
+            similarities.append(
+                _QueryPosition(query, scale, self.query_table, layout, self.scratch)
+            )
         if self.key_table is not None:
             scale = scales[len(similarities)]
-            similarities.append(_KeyPosition(key, scale, self.key_table, self.scratch))
+            similarities.append(_KeyPosition(key, scale, self.key_table, layout, self.scratch))
         content = position = None
         if self.value is not None:
-            value = self._part(self.value, image, sequences).flip(-1).to(dtype)
-            content = _ValueContent(value)
+            content = _ValueContent(part(self.value), layout)
         if self.value_table is not None:
-            position = _ValuePosition(self.value_table, self.heads, self.scratch)
-        return _Chunk(image, sequences, similarities, content, position)
+            position = _ValuePosition(self.value_table, layout, self.scratch)
+        return _Chunk(image, heads, sequences, similarities, content, position)
 
-    def _part(self, x: Tensor, image: int, sequences: slice) -> Tensor:
-        return x[image, :, sequences].unflatten(0, (self.heads, -1))
+    def _part(self, x: Tensor, image: int, heads: slice, sequences: slice) -> Tensor:
+        return x[image, :, sequences].unflatten(0, (self.heads, -1))[heads]
 
     def part(self, x: Tensor, chunk: _Chunk) -> Tensor:
-        """x: ``[B, C, S, L]`` -> a view of the chunk's sequences, ``[h, d, s, L]``."""
-        return self._part(x, chunk.image, chunk.sequences)
+        """x: ``[B, C, S, L]`` -> a view of what belongs to a chunk, ``[h, d, s, L]``."""
+        return self._part(x, chunk.image, chunk.heads, chunk.sequences)
 
     def retrieved(self, x: Tensor, chunk: _Chunk) -> list[Tensor]:
         """x: ``[B, T' V, S, L]`` -> a view ``[h, d, s, L]`` for each term retrieved."""
@@ -490,7 +532,8 @@ class _Core:
 
     def weights(self, chunk: _Chunk, block: _Block) -> Tensor:
         """Weights ``[n, I, J]``."""
-        n = self.heads * (chunk.sequences.stop - chunk.sequences.start)
+        heads, sequences = chunk.heads, chunk.sequences
+        n = (heads.stop - heads.start) * (sequences.stop - sequences.start)
         logits = self.scratch.logits(n, *block.shape)
         # The key position first: setting transposed values is faster than adding them.
         for number, term in enumerate(reversed(chunk.similarities)):
@@ -519,7 +562,7 @@ def _backward(core: _Core, output: Tensor, gradient: Tensor) -> list[Tensor | No
         gradient: of the output.
     """
     dtype = core.scales.dtype
-    query_grad, key_grad = (_empty_like(x, x.shape[1]) for x in (core.query, core.key))
+    query_grad, key_grad = (_empty_like(x, x.shape[1]).zero_() for x in (core.query, core.key))
     value_grad = None if core.value is None else _empty_like(core.value, core.value.shape[1])
     scale_grad = torch.zeros_like(core.scales)
     for chunk in core.chunks():
@@ -544,14 +587,11 @@ def _backward(core: _Core, output: Tensor, gradient: Tensor) -> list[Tensor | No
             for similarity in chunk.similarities:
                 similarity.differentiate(slope, block)
         query_part, key_part = (core.part(x, chunk) for x in (query_grad, key_grad))
-        query_sum = torch.zeros_like(query_part, dtype=dtype)
-        key_sum = torch.zeros_like(key_part, dtype=dtype)
         for number, similarity in enumerate(chunk.similarities):
-            scale_grad[number] += similarity.add_gradients(query_sum, key_sum)
-        query_part.copy_(query_sum)
-        key_part.copy_(key_sum.flip(-1))
+            gradient_of_scale = similarity.add_gradients(query_part, key_part)
+            scale_grad[number, chunk.heads] += gradient_of_scale.view(len(query_part), -1).sum(1)
         if value_grad is not None and chunk.content is not None:
-            core.part(value_grad, chunk).copy_(chunk.content.value_gradient().flip(-1))
+            core.part(value_grad, chunk).copy_(chunk.content.value_gradient())
     tables = (core.query_table, core.key_table, core.value_table)
     rows = (None if table is None else table.gradient() for table in tables)
     return [query_grad, key_grad, value_grad, scale_grad, *rows]
