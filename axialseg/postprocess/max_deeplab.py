@@ -1,10 +1,12 @@
 """From MaX-DeepLab's heads to a panoptic map: each pixel to its slot, or masks pasted in order.
 
 Source: Wang et al. 2021, "MaX-DeepLab" (arXiv 2012.00759), sec. 3.1 (pixel-wise); deeplab2
-``model/post_processor/max_deeplab.py``. Mask logits are upsampled a band of rows at a time, so that
-memory is a few maps of the image's size however many slots there are.
+``model/post_processor/max_deeplab.py``. Mask logits are upsampled a band of rows at a time, with
+the slots of a pixel side by side: a band stays in a core's cache, and memory is a few maps of the
+image's size (mask-wise: and a map of bytes for each mask) however many slots there are.
 
-Shapes: N slots, K classes without "no object", H and W of the image, h and w of the logits.
+Shapes: N slots, K classes without "no object", H and W of the image, h and w of the logits, D slots
+that are confident.
 """
 
 from collections.abc import Iterator
@@ -16,7 +18,9 @@ from torch import Tensor
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.panoptic_map import CLASS_DIVISOR
 
-_LOGITS_AT_A_TIME = 1 << 24  # upsampled mask logits held at a time
+# Upsampled mask logits held at a time.
+_LOGITS_ON_CPU = 1 << 18  # about what stays in a core's cache
+_LOGITS_ON_GPU = 1 << 25  # enough to keep it busy
 
 
 class MaskResult(NamedTuple):
@@ -40,8 +44,15 @@ class MaskResult(NamedTuple):
 class MaskHeads(Protocol):
     """What the post-processing reads: `axialseg.decoders.max_deeplab.MaxDeepLabOutput`."""
 
-    mask_logits: Tensor
-    class_logits: Tensor
+    @property
+    def mask_logits(self) -> Tensor:
+        """``[B, N, h, w]``."""
+        ...
+
+    @property
+    def class_logits(self) -> Tensor:
+        """``[B, N, K + 1]``."""
+        ...
 
 
 class Slots(NamedTuple):
@@ -98,11 +109,9 @@ class PixelWisePostProcess:
     ) -> MaskResult:
         """One image; mask_logits ``[N, h, w]``, class_logits ``[N, K + 1]``, size (H, W)."""
         slots = slot_classes(class_logits)
-        detected = slots.confidence >= self.class_threshold
+        detected = (slots.confidence >= self.class_threshold).nonzero().squeeze(1)
         bands = [self._band(band, detected) for band in upsampled_bands(mask_logits, size)]
         slot, best, score, confident = (torch.cat(parts) for parts in zip(*bands, strict=True))
-        if not bool(detected.any()):
-            confident, score = torch.zeros_like(confident), torch.zeros_like(score)
         panoptic = self.merge(slot, confident, slots.class_index)
         return MaskResult(
             panoptic,
@@ -113,13 +122,22 @@ class PixelWisePostProcess:
         )
 
     def _band(self, logits: Tensor, detected: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of logits ``[N, rows, W]``: slot, slot of all, score, and whether it is confident."""
-        best_logit, best = logits.max(0)
-        among = logits.masked_fill(~detected[:, None, None], -torch.inf)
-        logit, slot = among.max(0)
-        score = 1.0 / (among - logit).exp().sum(0)
+        """Of a band ``[rows, W, N]``: slot, slot of all, score, and whether it is confident.
+
+        Args:
+            logits: of the masks.
+            detected: int64 ``[D]``, slots to choose from; if there are none, slot 0 with score 0.
+        """
+        best_logit, best = logits.max(-1)
+        if len(detected) == 0:
+            nothing = torch.zeros_like(best)
+            return nothing, best, torch.zeros_like(best_logit), nothing.bool()
+        among = logits.index_select(-1, detected)
+        logit, position = among.max(-1)
+        score = 1.0 / (among - logit[..., None]).exp().sum(-1)
         # With equal logits the detected slot is as good as the best one.
-        return slot, best, score, (score > self.pixel_threshold) & (logit == best_logit)
+        confident = (score > self.pixel_threshold) & (logit == best_logit)
+        return detected[position], best, score, confident
 
 
 class MaskWisePostProcess:
@@ -186,9 +204,10 @@ class MaskWisePostProcess:
         pasted = (ordered.confidence >= threshold).nonzero().squeeze(1)
         masks, bests, scores = [], [], []
         for logits in upsampled_bands(mask_logits, size):
-            probability = logits.softmax(0)
-            score, best = probability.max(0)
-            masks.append(probability[order[pasted]] > self.pixel_threshold)
+            probability = logits.softmax(-1)
+            score, best = probability.max(-1)
+            chosen = probability.index_select(-1, order[pasted]) > self.pixel_threshold
+            masks.append(chosen.permute(2, 0, 1).contiguous())
             bests.append(best)
             scores.append(score)
 
@@ -276,14 +295,17 @@ def slot_classes(class_logits: Tensor) -> Slots:
 
 
 def upsampled_bands(logits: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
-    """Bands ``[N, rows, W]`` that together are `logits` ``[N, h, w]`` resized, corners aligned."""
+    """`logits` ``[N, h, w]`` resized with aligned corners, in bands ``[rows, W, N]``."""
     height, width = size
-    columns = _interpolation(logits.shape[2], width, logits)
-    rows = _interpolation(logits.shape[1], height, logits)
-    step = max(_LOGITS_AT_A_TIME // (len(logits) * width), 1)
+    count, h, w = logits.shape
+    x = logits.permute(1, 2, 0).contiguous()
+    columns = _interpolation(w, width, logits)
+    rows = _interpolation(h, height, logits)
+    held = _LOGITS_ON_CPU if logits.device.type == "cpu" else _LOGITS_ON_GPU
+    step = max(held // (count * width), 1)
     for start in range(0, height, step):
-        band = _interpolated(logits, 1, *(part[start : start + step] for part in rows))
-        yield _interpolated(band, 2, *columns)
+        band = _interpolated(x, 0, *(part[start : start + step] for part in rows))
+        yield _interpolated(band, 1, *columns)
 
 
 def _interpolation(source: int, target: int, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -56,10 +56,12 @@ def post_process(case: str) -> Any:
     )
 
 
-@pytest.mark.parametrize("at_a_time", [1 << 24, 16 * 81 * 7])
+@pytest.mark.parametrize("at_a_time", [1 << 24, 16 * 81 * 7, 1])
 @pytest.mark.parametrize("case", CASES)
 def test_maps_are_the_authors(case: str, at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(max_deeplab, "_LOGITS_AT_A_TIME", at_a_time)  # one band, and bands of 7
+    monkeypatch.setattr(
+        max_deeplab, "_LOGITS_ON_CPU", at_a_time
+    )  # one band, bands of 7 and of 1
     data = arrays("post_processing")
     results = post_process(case)(heads(case), (65, 81))
     expected = {
