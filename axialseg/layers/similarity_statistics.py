@@ -4,15 +4,16 @@ A similarity is a product x = left . right of the vectors of two positions. Over
 groups, sum x^2 = <sum left left^T, sum right right^T>: two Gram matrices, d x d, take the place of
 the L x L products. docs/axial_attention.md has the derivation.
 
-Where the mean is many standard deviations, the squares would lose the variance in float32. So a
-constant near the mean, c = left_center . right_center, is taken off beforehand:
-x - c = [left, (left - left_center) . right_center] . [right - right_center, 1]. Every constant
-gives the same statistics; gradients are taken with the centers held fixed.
+Where the mean is many standard deviations, the squares would lose the variance in float32. So each
+side is taken from a center, a vector near its mean, and the product of the centers from x:
+x - c.c' = [left - c, 1] . F [right - c', 1] with F = (I, c'; c, 0). Every center gives the same
+statistics; gradients are taken with the centers held fixed.
 
 Shapes: B batch, S sequences of an image, L their positions, h heads, d channels of a head, T terms;
-D = d + 1.
+D = d + 1; G groups.
 """
 
+import math
 from collections.abc import Iterator
 from itertools import product
 from typing import Any, NamedTuple
@@ -67,20 +68,18 @@ def content_moments(query: Tensor, key: Tensor, span: int) -> Moments:
         key: the same.
         span: as in `AttentionCore`.
     """
-    query_center, key_center = _center(query), _center(key)
-    left = _with_rest(query, query_center, key_center)
-    right = _with_one(key - key_center[:, :, None, None])
-    length = query.shape[-1]
+    centers = _center(query), _center(key)
+    batch, _, _, sequences, length = query.shape
     if span == 2 * length - 1:
-        gram = torch.einsum("bhdsi,bhesi->bhsde", left, left)
-        other = torch.einsum("bhdsj,bhesj->bhsde", right, right)
-        # The last component on the right is 1: its products are the sum of the others.
-        total = _sum(left.sum(-1).transpose(2, 3) * other[..., -1], (0, 2, 3))
-        squares = _sum(gram * other, (0, 2, 3, 4))
+        left, right = (
+            _gram(x, center, BY_SEQUENCE) for x, center in zip((query, key), centers, strict=True)
+        )
+        total, squares = _gram_moments(left, right, *centers)
     else:
-        total, squares = _LocalMoments.apply(left, right, span // 2)
-    pairs = query.shape[0] * query.shape[3] * visible_offsets(length, span, query).sum()
-    center = (query_center * key_center).sum(1)
+        left = _with_rest(query, *centers)
+        total, squares = _LocalMoments.apply(left, _with_one(key, centers[1]), span // 2)
+    pairs = batch * sequences * visible_offsets(length, span, query).sum()
+    center = (centers[0] * centers[1]).sum(1)
     return Moments(pairs.expand_as(center), center, total, squares)
 
 
@@ -93,17 +92,15 @@ def position_moments(x: Tensor, rows: Tensor) -> Moments:
     """
     visible = visible_offsets(x.shape[-1], len(rows), x)
     center = _center(x)
-    row_center = (visible.sum(0) @ rows.detach() / visible.sum()).expand_as(center)
-    left = _with_rest(x, center, row_center)
-    right = F.pad(rows - row_center[0], (0, 1), value=1.0)  # [span, D]
-    # The Gram matrices [L, D, D] of the rows in sight of each position.
-    products = right[:, :, None] * right[:, None]
-    other = (visible @ products.flatten(1)).view(-1, *products.shape[1:])
-    gram = torch.einsum("bhdsi,bhesi->hide", left, left)
-    total = _sum(left.sum((0, 3)).transpose(1, 2) * other[..., -1], (1, 2))
-    squares = _sum(gram * other, (1, 2, 3))
-    constant = (center * row_center).sum(1)
+    row_center = visible.sum(0) @ rows.detach() / visible.sum()
+    right = F.pad(rows - row_center, (0, 1), value=1.0)  # [span, D]
+    products = (right[:, :, None] * right[:, None]).flatten(1)
+    in_sight = (visible @ products).view(-1, right.shape[1], right.shape[1])  # [L, D, D]
+    left = _gram(x, center, BY_POSITION)
+    row_centers = row_center.expand_as(center)
+    total, squares = _gram_moments(left, in_sight, center, row_centers)
     pairs = x.shape[0] * x.shape[3] * visible.sum()
+    constant = (center * row_centers).sum(1)
     return Moments(pairs.expand_as(constant), constant, total, squares)
 
 
@@ -115,14 +112,85 @@ def visible_offsets(length: int, span: int, like: Tensor) -> Tensor:
     return ((neighbour >= 0) & (neighbour < length)).to(like.dtype)
 
 
-def _sum(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """In float64: sums over so many pairs are where float32 would lose the most."""
-    return x.sum(axes, dtype=torch.float64)
-
-
 def _center(x: Tensor) -> Tensor:
     """x: ``[B, h, d, S, L]`` -> its mean ``[h, d]``."""
     return x.detach().mean((0, 3, 4))
+
+
+def _gram_moments(
+    left: Tensor, right: Tensor, left_center: Tensor, right_center: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Sum and sum of squares of x - c.c' over all pairs of each group, ``[h]`` each, in float64.
+
+    Args:
+        left: Gram matrices ``[B, h, G, D, D]``.
+        right: that broadcast to them.
+        left_center: ``[h, d]``.
+        right_center: ``[h, d]``.
+    """
+    depth = left_center.shape[1]
+    form = F.pad(torch.eye(depth, dtype=left.dtype, device=left.device), (0, 1, 0, 1))
+    form = form.repeat(len(left_center), 1, 1)
+    form[:, :depth, depth], form[:, depth, :depth] = right_center, left_center
+    form = form[:, None]  # [h, 1, D, D]
+    mapped = form @ right @ form.mT
+    # The last column of a Gram matrix is the sum of its vectors.
+    sums = (form @ right[..., -1:]).squeeze(-1)
+    # Sums over so many pairs are where float32 would lose the most.
+    total = (left[..., -1] * sums).sum((0, 2, 3), dtype=torch.float64)
+    return total, (left * mapped).sum((0, 2, 3, 4), dtype=torch.float64)
+
+
+def _gram(x: Tensor, center: Tensor, order: tuple[int, ...]) -> Tensor:
+    """Gram matrices of [x - center, 1], ``[B, h, G, D, D]``; B is 1 where images are one group.
+
+    Args:
+        x: ``[B, h, d, S, L]``.
+        center: ``[h, d]``.
+        order: of the axes of x: two or three of groups, d, and those that are summed over.
+    """
+    gram, total = _Gram.apply(x, center, order)
+    groups = order.index(2)
+    count = math.prod(x.shape[axis] for axis in order[groups + 1 :])
+    top = torch.cat((gram, total[..., None]), -1)
+    bottom = F.pad(total, (0, 1), value=float(count))[..., None, :]
+    extended = torch.cat((top, bottom), -2)
+    return extended.view(-1, x.shape[1], x.shape[order[groups - 1]], *extended.shape[-2:])
+
+
+BY_SEQUENCE = (0, 1, 3, 2, 4)  # of B, h, d, S, L: for each image, head and sequence over L
+BY_POSITION = (1, 4, 2, 0, 3)  # for each head and position over all sequences
+
+
+class _Gram(torch.autograd.Function):
+    """Sums of products and of the vectors themselves; keeps no copy of x."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, center: Tensor, order: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """Arguments as for `_gram` -> ``[groups, d, d]``, ``[groups, d]``."""
+        ctx.save_for_backward(x, center)
+        ctx.order = order
+        rows = _grouped(x, center, order)
+        return torch.bmm(rows, rows.mT), rows.sum(-1)
+
+    @staticmethod
+    def backward(ctx: Any, gram: Tensor, total: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient of x."""
+        x, center = ctx.saved_tensors
+        rows = _grouped(x, center, ctx.order)
+        gradient = torch.baddbmm(total[..., None], gram + gram.mT, rows)
+        permuted = gradient.view([x.shape[axis] for axis in ctx.order])
+        return permuted.permute([ctx.order.index(axis) for axis in range(5)]), None, None
+
+
+def _grouped(x: Tensor, center: Tensor, order: tuple[int, ...]) -> Tensor:
+    """X - center as ``[groups, d, N]``."""
+    rows = x.permute(order).clone(memory_format=torch.contiguous_format)
+    rows -= center[None, :, :, None, None].permute(order)
+    groups = order.index(2)
+    return rows.flatten(groups + 1).flatten(0, groups - 1)
 
 
 def _with_rest(x: Tensor, center: Tensor, other: Tensor) -> Tensor:
@@ -131,9 +199,9 @@ def _with_rest(x: Tensor, center: Tensor, other: Tensor) -> Tensor:
     return torch.cat((x, rest[:, :, None]), dim=2)
 
 
-def _with_one(x: Tensor) -> Tensor:
-    """[x, 1]: ``[B, h, d, S, L]`` -> ``[B, h, D, S, L]``."""
-    return torch.cat((x, torch.ones_like(x[:, :, :1])), dim=2)
+def _with_one(x: Tensor, center: Tensor) -> Tensor:
+    """[x - center, 1]: ``[B, h, d, S, L]`` -> ``[B, h, D, S, L]``."""
+    return torch.cat((x - center[:, :, None, None], torch.ones_like(x[:, :, :1])), dim=2)
 
 
 class _LocalMoments(torch.autograd.Function):
