@@ -59,9 +59,7 @@ def post_process(case: str) -> Any:
 @pytest.mark.parametrize("at_a_time", [1 << 24, 16 * 81 * 7, 1])
 @pytest.mark.parametrize("case", CASES)
 def test_maps_are_the_authors(case: str, at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        max_deeplab, "_LOGITS_ON_CPU", at_a_time
-    )  # one band, bands of 7 and of 1
+    monkeypatch.setattr(max_deeplab, "_LOGITS_ON_CPU", at_a_time)  # one band, bands of 7 and of 1
     data = arrays("post_processing")
     results = post_process(case)(heads(case), (65, 81))
     expected = {
@@ -97,3 +95,15 @@ def test_any_size() -> None:
             assert result.panoptic.shape == size
         for result in MaskWisePostProcess(COCO)(outputs, size):
             assert result.panoptic.shape == size
+
+
+@pytest.mark.parametrize("process", [PixelWisePostProcess(COCO, **FREE), MaskWisePostProcess(COCO)])
+def test_batch_equals_single_images(process: Any) -> None:
+    torch.manual_seed(0)
+    batch = Heads(torch.randn(3, 7, 9, 13) * 4, torch.randn(3, 7, 134) * 4)
+    together = process(batch, (33, 49))
+    assert len(together) == 3
+    for index, joint in enumerate(together):
+        single = Heads(*(part[index : index + 1] for part in batch))
+        (alone,) = process(single, (33, 49))
+        assert all(torch.equal(a, b) for a, b in zip(alone, joint, strict=True))
