@@ -176,6 +176,8 @@ class EvaluateConf:
         run: folder of a run.
         ckpt: checkpoint file; by default the last one of `run`.
         output: folder of the results; by default `<run>/evaluation`.
+        fold_batch_norms: fold them into the convolutions, see `axialseg/folding.py`.
+        compile: run the network through `torch.compile`.
         seed: of the data, where they are random.
         model: see `ModelConf`.
         data: the LightningDataModule.
@@ -188,6 +190,8 @@ class EvaluateConf:
     run: str | None = None
     ckpt: str | None = None
     output: str = MISSING
+    fold_batch_norms: bool = False
+    compile: bool = False
     seed: int = 0
     model: ModelConf = field(default_factory=ModelConf)
     data: Target = MISSING

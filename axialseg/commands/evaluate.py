@@ -84,13 +84,20 @@ def _validate(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
 
     from axialseg.build import build_evaluation_data, build_task, build_trainer
     from axialseg.checkpoints.initial import load_trained_weights
+    from axialseg.folding import fold_batch_norms
 
     configure_torch(hardware)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = build_evaluation_data(cfg)
     task = build_task(cfg, datamodule.categories)
     checkpoint = cfg.ckpt or Path(cfg.run) / "checkpoints" / "last.ckpt"
-    steps = load_trained_weights(task.get_submodule("net"), checkpoint)
+    net = task.get_submodule("net")
+    steps = load_trained_weights(net, checkpoint)
+    if cfg.fold_batch_norms:
+        net = fold_batch_norms(net.eval())
+        task.set_submodule("net", net)
+    if cfg.compile:
+        net.compile()
     trainer = build_trainer(cfg, hardware, folder)
     if trainer.is_global_zero:  # a test set gets none, and must not keep an earlier one's
         (folder / "metrics.json").unlink(missing_ok=True)

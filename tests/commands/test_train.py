@@ -66,6 +66,22 @@ def test_evaluation_repeats_the_metrics_to_the_last_digit(
     assert len(list(results.glob("images/*.png"))) == 4
 
 
+def test_evaluation_with_faster_networks(
+    run_folder: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda net: compiled.append(net))
+    options = ["fold_batch_norms=true", "compile=true", f"output={tmp_path / 'results'}"]
+    command(evaluate.main, [f"run={run_folder}", *options])
+    (net,) = compiled
+    assert isinstance(net.backbone.stem.conv1.norm, torch.nn.Identity)
+    before, after = (
+        json.loads((folder / "metrics.json").read_text())
+        for folder in (run_folder, tmp_path / "results")
+    )
+    assert after["mIoU"] == pytest.approx(before["mIoU"], rel=1e-3)  # a pixel may fall otherwise
+
+
 def test_evaluation_goes_into_the_runs_folder(run_folder: Path, command: Command) -> None:
     command(evaluate.main, [f"run={run_folder}", "model.postprocess.stuff_area_limit=1000000"])
     metrics = json.loads((run_folder / "evaluation/metrics.json").read_text())
