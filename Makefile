@@ -1,7 +1,7 @@
 # `make train` and `make test` are all one needs; both set up .venv first, once.
 # ARGS goes to the command:  make train ARGS='model=axial_hybrid_tiny trainer.max_steps=200'
 
-.PHONY: train evaluate test setup lint format
+.PHONY: train evaluate test bench setup lint format
 .DELETE_ON_ERROR:
 
 VENV := .venv
@@ -15,6 +15,12 @@ evaluate: setup
 
 test: setup
 	$(VENV)/bin/python -m pytest $(ARGS)
+
+# Every benchmark in its short version, beside the peers if they can be installed: 15 minutes.
+bench: setup
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-e '.[dev,bench]' || echo "The peers could not be installed; their rows will say so." >&2
+	$(VENV)/bin/python benchmarks/run_all.py $(ARGS)
 
 lint: setup
 	$(VENV)/bin/ruff check .

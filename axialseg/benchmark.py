@@ -224,14 +224,15 @@ def take_turns(
 def machine(device: str) -> str:
     """The processor or GPU, the threads and the versions, in one line."""
     threads = torch.get_num_threads()
-    name = f"{threads} thread{'s' if threads > 1 else ''} of {_processor()}"
+    name = f"{threads} thread{'s' if threads > 1 else ''} of {processor()}"
     if device == "cuda":
         name = torch.cuda.get_device_name()
     system = f"{platform.system()} {platform.machine()}"
     return f"{name}; {system}, Python {platform.python_version()}, PyTorch {torch.__version__}"
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name that the machine gives it."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
