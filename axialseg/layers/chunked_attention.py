@@ -1,6 +1,6 @@
 """The core of axial attention in chunks: the logits are never in memory as a whole.
 
-The backward pass keeps the inputs and the output only, and computes the weights again. A chunk is
+The backward pass keeps the inputs only, and computes the weights again. A chunk is
 some sequences; its queries are taken block by block with all keys in their reach, so that the
 logits at hand fit in a cache. Everything is a matrix product, of one of two layouts:
 
@@ -226,6 +226,8 @@ class _Content:
         self.query = layout.by_sequence(query)
         self.scaled = self.query * self.scale
         self.key = layout.by_sequence(key).flip(-1)
+        # The same for all keys of a query: exact, and large keys cost no precision.
+        self.key -= self.key.mean(-1, keepdim=True)
         self.query_sum = self.query.new_empty(self.query.shape)
         self.key_sum = self.query.new_zeros(self.query.shape)
 
@@ -553,37 +555,28 @@ def _forward(core: _Core, output: Tensor) -> None:
                 target[..., block.queries] = term.retrieve(weights, block)
 
 
-def _backward(core: _Core, output: Tensor, gradient: Tensor) -> list[Tensor | None]:
+def _backward(core: _Core, gradient: Tensor) -> list[Tensor | None]:
     """The gradients of the core's tensors, in their order.
 
     Args:
         core: of the same arguments as in the forward pass.
-        output: ``[B, T' V, S, L]`` of the forward pass.
-        gradient: of the output.
+        gradient: of the output, ``[B, T' V, S, L]``.
     """
     dtype = core.scales.dtype
     query_grad, key_grad = (_empty_like(x, x.shape[1]).zero_() for x in (core.query, core.key))
     value_grad = None if core.value is None else _empty_like(core.value, core.value.shape[1])
     scale_grad = torch.zeros_like(core.scales)
     for chunk in core.chunks():
-        dots: list[Tensor] = []
-        for term, *pair in zip(
-            chunk.retrievals(),
-            core.retrieved(output, chunk),
-            core.retrieved(gradient, chunk),
-            strict=True,
-        ):
-            y, y_grad = (x.to(dtype) for x in pair)
-            term.take_gradient(y_grad)
-            dots.append((y * y_grad).sum(1).flatten(0, 1))
-        # What the softmax's gradient takes off: sum_j w dw = sum_c y dy, [n, L, 1].
-        mean = torch.stack(dots).sum(0)[..., None]
+        parts = core.retrieved(gradient, chunk)
+        for retrieval, part in zip(chunk.retrievals(), parts, strict=True):
+            retrieval.take_gradient(part.to(dtype))
         for block in core.blocks:
             weights = core.weights(chunk, block)
             slope = core.scratch.gradient(*weights.shape)
             for number, retrieval in enumerate(chunk.retrievals()):
                 retrieval.differentiate(weights, slope, block, is_first=number == 0)
-            slope.sub_(mean[:, block.queries]).mul_(weights)
+            # w (dw - sum w dw), in one pass.
+            torch.ops.aten._softmax_backward_data.out(slope, weights, -1, dtype, grad_input=slope)
             for similarity in chunk.similarities:
                 similarity.differentiate(slope, block)
         query_part, key_part = (core.part(x, chunk) for x in (query_grad, key_grad))
@@ -644,7 +637,6 @@ def _output(
 @torch.library.custom_op("axialseg::axial_attention_backward", mutates_args=())
 def _attend_backward(
     gradient: Tensor,
-    output: Tensor,
     query: Tensor,
     key: Tensor,
     value: Tensor | None,
@@ -657,7 +649,7 @@ def _attend_backward(
     """Gradients of the tensors that are there, in their order."""
     inputs = (query, key, value, scales, query_rows, key_rows, value_rows)
     with full_precision(query):
-        gradients = _backward(_Core(*inputs, span), output, gradient)
+        gradients = _backward(_Core(*inputs, span), gradient)
     pairs = zip(gradients, inputs, strict=True)
     return [g.to(x.dtype) for g, x in pairs if g is not None and x is not None]
 
@@ -665,7 +657,6 @@ def _attend_backward(
 @_attend_backward.register_fake
 def _gradients(
     gradient: Tensor,
-    output: Tensor,
     query: Tensor,
     key: Tensor,
     value: Tensor | None,
@@ -681,13 +672,13 @@ def _gradients(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:-1], output)
+    ctx.save_for_backward(*inputs[:-1])
     ctx.span = inputs[-1]
 
 
 def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    *inputs, output = ctx.saved_tensors
-    present = iter(_attend_backward(gradient, output, *inputs, ctx.span))
+    inputs = ctx.saved_tensors
+    present = iter(_attend_backward(gradient, *inputs, ctx.span))
     return *(None if x is None else next(present) for x in inputs), None
 
 
