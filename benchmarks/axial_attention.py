@@ -1,0 +1,158 @@
+"""Axial attention in training: ours beside the textbook form, in time, memory and precision.
+
+    python benchmarks/axial_attention.py [--quick | --precision]
+
+The layer is that of Axial-ResNet: 8 heads, over the columns of one square image, forward and
+backward. Times are CPU time of one thread in one process, in which both take turns; medians. Peaks
+of memory are of a process each, above what it held before; weights and input are not in them.
+
+--precision prints how far float32 is from float64, where the mean of the similarities is some
+standard deviations: the largest error of an output, a gradient or a statistic, relative to the
+largest value.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import time
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from torch import Tensor, nn
+
+from axialseg.layers.axial_attention import AxialAttention
+from axialseg.layers.textbook_axial_attention import TextbookAxialAttention
+from axialseg.peak_memory import PeakMemory, how_measured, in_fresh_process
+
+FORMS: dict[str, type[AxialAttention]] = {
+    "ours": AxialAttention,
+    "textbook": TextbookAxialAttention,
+}
+# Channels of queries and keys, and of values, over 8 heads; length of the axis, least ratio of
+# time and of memory that is asked for.
+CASES = ((32, 64, 65), (256, 512, 65), (32, 64, 129), (32, 64, 257))
+MEBIBYTE = 2**20
+
+
+def layer(form: str, keys: int, values: int, span: int | None = None) -> AxialAttention:
+    """The layer, over columns."""
+    torch.manual_seed(0)
+    return FORMS[form](values, keys, values, "height", span=span)
+
+
+def step(module: nn.Module, x: Tensor) -> None:
+    """Forward and backward."""
+    y = module(x)
+    y.backward(torch.ones_like(y))
+
+
+def peak(form: str, keys: int, values: int, length: int, columns: int) -> int:
+    """Bytes; runs in a process of its own."""
+    torch.set_num_threads(1)
+    module = layer(form, keys, values)
+    step(module, torch.randn(1, values, 5, 5, requires_grad=True))
+    x = torch.randn(1, values, length, columns, requires_grad=True)
+    memory = PeakMemory(torch.device("cpu"))
+    step(module, x)
+    return memory.bytes()
+
+
+def seconds(keys: int, values: int, length: int, columns: int, rounds: int) -> dict[str, float]:
+    """Median CPU time of each form, taken in turns."""
+    layers = {form: layer(form, keys, values) for form in FORMS}
+    x = torch.randn(1, values, length, columns, requires_grad=True)
+    times: dict[str, list[float]] = {form: [] for form in FORMS}
+    for number in range(rounds + 1):
+        for form, module in layers.items():
+            start = time.process_time()
+            step(module, x)
+            if number:  # the first one warms up
+                times[form].append(time.process_time() - start)
+    return {form: statistics.median(values) for form, values in times.items()}
+
+
+def precision(ratio: float, length: int = 65) -> dict[str, float]:
+    """Largest relative error of each form in float32, whose keys and queries are far from 0."""
+    results: dict[str, dict[str, Tensor]] = {}
+    for form, dtype in (
+        ("truth", torch.float64),
+        ("ours", torch.float32),
+        ("textbook", torch.float32),
+    ):
+        module = layer("textbook" if form == "truth" else form, 64, 128)
+        with torch.no_grad():
+            # q . k has the mean `ratio` times its deviation, which comes from the shifts' size.
+            module.qkv.norm.bias[:128] = 1.4 * ratio / 8**0.5
+            module.qkv.norm.bias[:128] *= torch.randn(64).sign().repeat(2)
+            module.similarity_norm.momentum = 1.0
+        module.to(dtype)
+        x = torch.randn(1, 128, length, 8, generator=torch.Generator().manual_seed(1))
+        x = x.to(dtype).requires_grad_()
+        y = module(x)
+        weight = torch.linspace(0, 99, y.numel(), dtype=torch.float64).sin().view_as(y)
+        (y * weight.to(dtype)).sum().backward()
+        named = {name: p.grad for name, p in module.named_parameters()}
+        named |= {"y": y.detach(), "x": x.grad, **dict(module.named_buffers())}
+        results[form] = {n: v for n, v in named.items() if n != "similarity_norm.bias"}
+    truth = results.pop("truth")
+    parts = {"outputs": ("y",), "statistics": ("similarity_norm.running_var",)}
+    parts["gradients"] = tuple(n for n in truth if not n.startswith("y") and "running" not in n)
+    return {
+        f"{part}, {form}": max(
+            float((values[n] - truth[n]).abs().max() / truth[n].abs().max()) for n in names
+        )
+        for part, names in parts.items()
+        for form, values in results.items()
+    }
+
+
+def print_precision() -> None:
+    """One line per ratio."""
+    print(f"{'mean / deviation':<18}", end="")
+    header = True
+    for ratio in (0, 2, 6, 20, 200):
+        errors = precision(ratio)
+        if header:
+            print("".join(f"{name:>22}" for name in errors))
+            header = False
+        print(f"{ratio:<18}" + "".join(f"{error:22.1e}" for error in errors.values()))
+
+
+def main() -> None:
+    """Prints two lines per case."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--quick", action="store_true", help="fewer rounds and columns")
+    group.add_argument("--precision", action="store_true", help="errors of float32")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    print(
+        f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores, 1 thread, "
+        f"torch {torch.__version__}"
+    )
+    if arguments.precision:
+        print_precision()
+        return
+    print(f"memory: {how_measured(torch.device('cpu'))}")
+    for keys, values, length in CASES:
+        columns = min(length, 33) if arguments.quick else length
+        rounds = max(1, (3 if arguments.quick else 9) * 65**2 // length**2)
+        case = (keys, values, length, columns)
+        peaks = {form: in_fresh_process(peak, form, *case) for form in FORMS}
+        times = seconds(*case, rounds)
+        print(
+            f"\nL = {length}, {columns} columns, {keys // 8} key and {values // 8} value channels "
+            f"per head, {rounds} rounds\n{'':<12}{'ms':>8}{'x ours':>9}{'MiB':>10}{'x ours':>9}"
+        )
+        for form in FORMS:
+            print(
+                f"  {form:<10}{1e3 * times[form]:8.0f}{times[form] / times['ours']:9.2f}"
+                f"{peaks[form] / MEBIBYTE:10.0f}{peaks[form] / peaks['ours']:9.2f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
