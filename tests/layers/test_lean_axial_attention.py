@@ -1,15 +1,18 @@
 """The lean formulation of axial attention is the reference one, in every way that it is run."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
+from published_models import build_on_meta, model_config
 from torch import Tensor, nn
+from torch.multiprocessing import start_processes
 
 from axialseg.layers import chunked_attention, similarity_statistics
 from axialseg.layers.axial_attention import AxialAttention, reference_attention
 from axialseg.layers.batch_norm import BatchNorm
-from axialseg.layers.lean_axial_attention import similarity_scales
+from axialseg.layers.lean_axial_attention import lean_attention, similarity_scales
 
 TERMS = ("content_similarity", "query_position", "key_position", "value_content", "value_position")
 CHANNELS = 6
@@ -122,6 +125,78 @@ def test_compiles_whole(training: bool) -> None:
     compiled = copy.deepcopy(lean)
     compiled.compile(backend="aot_eager", fullgraph=True)
     assert_equal(step(compiled, image(9, 11)), step(lean, image(9, 11)))
+
+
+def test_bfloat16_autocast() -> None:
+    """Weights are those of the rounded queries and keys: statistics and softmax are in float32."""
+    lean, _ = pair(span=9)
+    lean, x = lean.float(), image(7, 21).float()
+    exact = step(copy.deepcopy(lean), x)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = lean(x)
+        (y * y.detach()).sum().backward()
+    assert y.dtype == torch.bfloat16
+    assert (y.float() - exact["y"]).abs().mean() <= 0.02 * exact["y"].abs().mean()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in lean.parameters())
+    for name in ("similarity_norm.running_mean", "similarity_norm.running_var"):
+        torch.testing.assert_close(lean.get_buffer(name), exact[name], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("span", [None, 5])
+def test_synchronised_over_ranks(span: int | None, tmp_path: Path) -> None:
+    """Two ranks with an image each do what one with both does."""
+    images = image(6, 9)
+    images[1] += 5  # the ranks' statistics differ
+    lean, reference = pair(span=span)
+    expected = step(reference, images)
+    torch.save((lean, images), tmp_path / "job.pt")
+    start_processes(synchronised_step, (str(tmp_path),), nprocs=2, start_method="spawn")
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    for name in expected:
+        values = [rank[name] for rank in ranks]
+        if name in ("x", "y"):
+            actual = torch.cat(values)
+        else:
+            actual = values[0] if "running" in name else values[0] + values[1]
+            if "running" in name:
+                torch.testing.assert_close(values[1], actual, rtol=0, atol=0)
+        torch.testing.assert_close(actual, expected[name], rtol=1e-10, atol=1e-10)
+    assert ranks[0]["all_reduces"] == ranks[1]["all_reduces"] == 1
+
+
+def synchronised_step(rank: int, folder: str) -> None:
+    """What one of two ranks does; the loss weighs each image as `step` does."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
+    )
+    layer, images = torch.load(f"{folder}/job.pt", weights_only=False)
+    x = images[rank : rank + 1].clone().requires_grad_()
+    query, key, _ = layer._project(x)
+    calls = []
+    all_reduce = torch.distributed.all_reduce
+    torch.distributed.all_reduce = lambda *args: calls.append(args) or all_reduce(*args)
+    rows = layer._rows(x.shape[-1])
+    arguments = (rows["query_rows"], rows["key_rows"], rows["span"], layer.heads)
+    similarity_scales(query, key, copy.deepcopy(layer.similarity_norm), *arguments)
+    torch.distributed.all_reduce = all_reduce
+    layer.load_state_dict(torch.load(f"{folder}/job.pt", weights_only=False)[0].state_dict())
+
+    y = layer(x)
+    weight = torch.linspace(0, 9, 2 * y.numel(), dtype=y.dtype).sin().view(2, *y.shape[1:])
+    (y * weight[rank]).sum().backward()
+    gradients = {name: p.grad for name, p in layer.named_parameters()}
+    result = {"y": y.detach(), "x": x.grad, **gradients, **dict(layer.named_buffers())}
+    torch.save(result | {"all_reduces": len(calls)}, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_a_configuration_chooses_the_formulation() -> None:
+    for name, function in (("reference", reference_attention), ("lean", lean_attention)):
+        config = model_config(("model=axial_deeplab_tiny", f"+formulation={name}"))
+        layers = [m for m in build_on_meta(config, 19).modules() if isinstance(m, AxialAttention)]
+        assert layers
+        assert all(layer.formulation.func is function for layer in layers)
 
 
 @pytest.mark.parametrize("span", [None, 65])
