@@ -1,25 +1,29 @@
 """What a network costs: its parameters, and its multiply-adds for an image size.
 
 Nothing is computed: the network may lie on the meta device. A multiply-add is a multiplication with
-its addition, in a convolution, a linear layer or an attention product; norms, activations and
-resizing are not counted. Attention counts as its textbook form whatever computes it: K products for
-each similarity term and V for each retrieved term, for each pair of a query and a key position; a
-span of m makes m pairs of a query position, those beyond the border included (Wang et al. 2020,
-"Axial-DeepLab", counts so). A dilated convolution counts as TensorFlow computes it, on a feature
-padded to a multiple of the dilation, so that the numbers are the authors'; with ASPP's large rates
-this adds up to 17 % to a ResNet-50.
+its addition, in a convolution, a linear layer, an attention product or MaX-DeepLab's products of
+pixels and slots; norms, activations and resizing are not counted. Attention counts as its textbook
+form whatever computes it: K products for each similarity term and V for each retrieved term, for
+each pair of a query and a key position; a span of m makes m pairs of a query position, those beyond
+the border included (Wang et al. 2020, "Axial-DeepLab", counts so). A dilated convolution counts as
+TensorFlow computes it, on a feature padded to a multiple of the dilation, so that the numbers are
+the authors'; with ASPP's large rates this adds up to 17 % to a ResNet-50.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from axialseg.backbones.residual_network import ResidualNetwork
+from axialseg.decoders.max_deeplab import MaxDeepLabHeads
 from axialseg.layers.axial_attention import AxialAttention
+from axialseg.layers.dual_path_transformer import NormalizedAttention
+
+COUNTED = (nn.Conv2d, nn.Linear, AxialAttention, NormalizedAttention, MaxDeepLabHeads)
 
 
 class PartCost(NamedTuple):
@@ -48,7 +52,8 @@ def part_costs(net: nn.Module, size: tuple[int, int]) -> list[PartCost]:
         size: (height, width) of the image.
 
     Returns:
-        The stem, each stage and the stacked decoder of the backbone, the decoders and the heads.
+        The stem, each stage and the stacked decoder of the backbone, the decoders and the heads; of
+        MaX-DeepLab also the transformers and the memory.
     """
     device = next(net.parameters()).device
     image = torch.zeros(1, 3, *size, device=device)
@@ -69,6 +74,8 @@ def part_costs(net: nn.Module, size: tuple[int, int]) -> list[PartCost]:
                 is_run,
             )
         )
+    for name, parameter in net.named_parameters(recurse=False):
+        costs.append(PartCost(name, parameter.numel(), 0, 0, is_run=True))
     return costs
 
 
@@ -86,7 +93,7 @@ def total_cost(parts: list[PartCost]) -> PartCost:
 def _parts(net: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     """The modules that make up the table."""
     for name, child in net.named_children():
-        if isinstance(child, ResidualNetwork | nn.ModuleDict):
+        if isinstance(child, ResidualNetwork) or (prefix and isinstance(child, nn.ModuleDict)):
             yield from _parts(child, f"{prefix}{name}.")
         elif next(child.parameters(), None) is not None:  # what has weights: not a dropout
             yield f"{prefix}{name}", child
@@ -102,12 +109,12 @@ def _counting(net: nn.Module) -> Iterator[Mapping[str, int]]:
     counts: Counter[str] = Counter()
     handles = []
     for name, module in net.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear | AxialAttention):
+        if isinstance(module, COUNTED):
 
             def count(
-                layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name
+                layer: nn.Module, inputs: tuple[Tensor, ...], output: Any, name: str = name
             ) -> None:
-                counts[name] += _multiply_adds(layer, inputs[0], output)
+                counts[name] += _multiply_adds(layer, inputs, output)
 
             handles.append(module.register_forward_hook(count))
     try:
@@ -118,14 +125,20 @@ def _counting(net: nn.Module) -> Iterator[Mapping[str, int]]:
             handle.remove()
 
 
-def _multiply_adds(layer: nn.Module, x: Tensor, y: Tensor) -> int:
+def _multiply_adds(layer: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> int:
     """Of one layer, without the layers inside it.
 
     Args:
-        layer: a convolution, an axial attention or a linear layer.
-        x: its input ``[B, C_in, H, W]``, of a linear layer ``[..., C_in]``.
-        y: its output ``[B, C_out, H', W']`` or ``[..., C_out]``.
+        layer: one of `COUNTED`.
+        inputs: of its `forward`.
+        output: of its `forward`.
     """
+    if isinstance(layer, MaxDeepLabHeads):
+        return output.mask_logits.numel() * output.pixel_embedding.shape[1]
+    if isinstance(layer, NormalizedAttention):
+        query, key, value = inputs  # each [B, h, d, positions]
+        return query.shape[-1] * (key.numel() + value.numel())
+    x, y = inputs[0], output
     if isinstance(layer, nn.Linear):
         return y.numel() * layer.in_features
     if isinstance(layer, nn.Conv2d):

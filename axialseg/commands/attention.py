@@ -55,15 +55,14 @@ def attention(arguments: list[str]) -> None:
     from axialseg.checkpoints.initial import load_initial_weights
 
     image, valid, query = _prepared_image(cfg)
-    # The heads are not run, so that their classes do not matter.
+    # To the attention the classes do not matter.
     net = build_net_of_channels(cfg.model, 1).eval()
-    load_initial_weights(net, cfg.ckpt, backbone_only=True)
+    load_initial_weights(net, cfg.ckpt)
     layers = axial_layers(net)
     names = find_layers(layers, cfg.layer)
     with torch.inference_mode(), record_attention(net, names) as maps:
-        net.get_submodule("backbone")(
-            torch.tensor(image).permute(2, 0, 1)[None], torch.tensor(valid)[None]
-        )
+        # All of the network: MaX-DeepLab's memory changes what its backbone's blocks see.
+        net(torch.tensor(image).permute(2, 0, 1)[None], torch.tensor(valid)[None])
     missing = [name for name in names if name not in maps]
     if missing:
         raise UserError(f"layer={missing[0]} is not run by this model; name another one")

@@ -49,8 +49,9 @@ def complexity(arguments: list[str]) -> None:
     from axialseg.build import build_net_on_meta
     from axialseg.complexity import part_costs
 
-    channels = categories_of(cfg.data).semantic_channels
-    net = build_net_on_meta(cfg.model, channels).eval()
+    categories = categories_of(cfg.data)
+    channels = categories.semantic_channels
+    net = build_net_on_meta(cfg.model, channels, len(categories) + 1).eval()
     parts = part_costs(net, (height, width))
     if cfg.format == "json":
         facts = {"model": cfg.model.name, "size": [height, width], "semantic_channels": channels}

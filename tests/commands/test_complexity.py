@@ -5,7 +5,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from published_models import PUBLISHED, build_on_meta, manifest, model_config, published_on_meta
+from published_models import (
+    MAX_DEEPLAB,
+    PUBLISHED,
+    build_on_meta,
+    manifest,
+    model_config,
+    published_on_meta,
+)
 from torch.utils.flop_counter import FlopCounterMode
 
 from axialseg.commands import complexity
@@ -16,7 +23,7 @@ Command = Callable[[Callable[[], None], list[str]], None]
 Refusal = Callable[[Callable[[], None], list[str]], str]
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [*PUBLISHED, *MAX_DEEPLAB])
 def test_counts_are_the_authors(name: str) -> None:
     facts = manifest(name)
     net = published_on_meta(name)
@@ -28,9 +35,11 @@ def test_counts_are_the_authors(name: str) -> None:
         assert total.non_trainable_parameters == facts["non_trainable_parameters"]
 
 
-@pytest.mark.parametrize("model", ["axial_swidernet_tiny", "axial_deeplab_tiny"])
+@pytest.mark.parametrize(
+    "model", ["axial_swidernet_tiny", "axial_deeplab_tiny", "max_deeplab_tiny"]
+)
 def test_nothing_that_multiplies_is_left_out(model: str) -> None:
-    net = build_on_meta(model_config((f"model={model}",)), 19)
+    net = build_on_meta(model_config((f"model={model}",)), 19).requires_grad_(False)
     counted = total_cost(part_costs(net, (66, 97))).multiply_adds
     for layer in net.modules():
         if isinstance(layer, AxialAttention):
@@ -123,3 +132,26 @@ def test_usage(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_mistakes(refusal: Refusal, arguments: list[str], sentence: str) -> None:
     assert sentence in refusal(complexity.main, arguments)
+
+
+def test_parts_of_max_deeplab(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    command(complexity.main, ["model=max_deeplab_s", "data=cityscapes", "size=[65,65]"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "max_deeplab_s, 65x65, 19 semantic channels"
+    rows = {line.split("  ")[0]: line.split()[-4:] for line in lines[3:]}
+    assert list(rows) == [
+        "backbone.stem",
+        *(f"backbone.stages.stage{k}" for k in range(2, 6)),
+        "extra_stages",
+        "transformers",
+        "class_feature",
+        "mask_feature",
+        "semantic_decoder",
+        "heads",
+        "memory",
+        "total",
+    ]
+    assert rows["memory"] == ["32,768", "0", "0.00", "G"]
+    fewer = (134 - 20) + (134 - 19)  # Cityscapes has 19 classes, and "no object"
+    total = manifest("max_deeplab_s_os16_coco")["trainable_parameters"] - fewer * (256 + 1)
+    assert rows["total"][0] == f"{total:,}"
