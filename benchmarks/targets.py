@@ -2,9 +2,9 @@
 
     python benchmarks/targets.py [--quick]
 
-One process, one thread, the contestants take turns, medians. The loop restates deeplab2's
-data/sample_generator.py in numpy: a comparison of the whole map for each instance, its mean
-position, a Gaussian, and a selection of the whole map.
+One process, one thread, the contestants take turns, medians of CPU time. The loop restates
+deeplab2's data/sample_generator.py in numpy: a comparison of the whole map for each instance, its
+mean position, a Gaussian, and a selection of the whole map.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from axialseg.datasets.targets import MaxDeepLabTargets, PanopticDeepLabTargets
+from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.coco_classes import COCO
 from axialseg.panoptic.panoptic_map import PanopticSegments
 
@@ -42,7 +43,9 @@ def street(height: int, width: int, instances: int) -> PanopticSegments:
     return PanopticSegments(id_map, class_ids, np.zeros(len(class_ids), bool))
 
 
-def loop_centers(segments: PanopticSegments, sigma: float = 8.0) -> Targets:
+def loop_centers(
+    segments: PanopticSegments, categories: Categories = COCO, sigma: float = 8.0
+) -> Targets:
     """Panoptic-DeepLab's targets, instance after instance."""
     id_map = segments.id_map
     height, width = id_map.shape
@@ -56,7 +59,7 @@ def loop_centers(segments: PanopticSegments, sigma: float = 8.0) -> Targets:
     is_instance = np.zeros((height, width), bool)
     for number, class_id in enumerate(segments.class_ids.tolist(), start=1):
         mask = id_map == number
-        if not COCO.is_thing_table[class_id] or not mask.any():
+        if not categories.is_thing_table[class_id] or not mask.any():
             continue
         ys, xs = np.nonzero(mask)
         y, x = int(np.rint(ys.mean())), int(np.rint(xs.mean()))
@@ -67,7 +70,7 @@ def loop_centers(segments: PanopticSegments, sigma: float = 8.0) -> Targets:
         weight = np.where(mask & (mask.sum() < 4096), np.float32(3), weight)
         is_instance |= mask
     return {
-        "semantic": segments.semantic_map(COCO.ignore_class),
+        "semantic": segments.semantic_map(categories.ignore_class),
         "semantic_weight": weight,
         "center": center[radius:-radius, radius:-radius],
         "center_weight": (id_map > 0).astype(np.float32),
@@ -76,7 +79,9 @@ def loop_centers(segments: PanopticSegments, sigma: float = 8.0) -> Targets:
     }
 
 
-def loop_masks(segments: PanopticSegments, slots: int = 128) -> Targets:
+def loop_masks(
+    segments: PanopticSegments, categories: Categories = COCO, slots: int = 128
+) -> Targets:
     """MaX-DeepLab's targets, instance after instance."""
     id_map = segments.id_map
     thing_id_mask = np.full(id_map.shape, -1, np.int32)
@@ -85,7 +90,7 @@ def loop_masks(segments: PanopticSegments, slots: int = 128) -> Targets:
     values, first = np.unique(id_map, return_index=True)
     count = 0
     for number in values[np.argsort(first)].tolist():
-        if number == 0 or not COCO.is_thing_table[segments.class_ids[number - 1]]:
+        if number == 0 or not categories.is_thing_table[segments.class_ids[number - 1]]:
             continue
         mask = id_map == number
         thing_id_mask = np.where(mask, count, thing_id_mask)
@@ -93,7 +98,7 @@ def loop_masks(segments: PanopticSegments, slots: int = 128) -> Targets:
         thing_id_class[count] = segments.class_ids[number - 1]
         count += 1
     return {
-        "semantic": segments.semantic_map(COCO.ignore_class),
+        "semantic": segments.semantic_map(categories.ignore_class),
         "semantic_weight": weight,
         "thing_id_mask": thing_id_mask,
         "thing_id_class": thing_id_class,
@@ -101,13 +106,13 @@ def loop_masks(segments: PanopticSegments, slots: int = 128) -> Targets:
 
 
 def medians(contestants: dict[str, Callable[[], Targets]], repeats: int) -> dict[str, float]:
-    """Median milliseconds of each, taken in turns."""
+    """Median CPU milliseconds of each, taken in turns."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(repeats):
         for name, run in contestants.items():
-            start = time.perf_counter()
+            start = time.process_time()
             run()
-            times[name].append(1e3 * (time.perf_counter() - start))
+            times[name].append(1e3 * (time.process_time() - start))
     return {name: statistics.median(values) for name, values in times.items()}
 
 

@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
@@ -219,7 +220,7 @@ class TrainingItems(Dataset):
             )
         crop = self.transform(sample, np.random.default_rng([self.seed, key.position]))
         return {
-            "image": np.ascontiguousarray(crop.image.transpose(2, 0, 1)),
+            "image": np.stack(cv2.split(crop.image)),
             "valid": crop.valid,
             "position": np.array(key.position),
             "index": np.array(key.item),

@@ -1,12 +1,15 @@
 """Reading photographs."""
 
+from io import BytesIO
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from axialseg.errors import UserError
+from axialseg.formats.plain_image import decode_plain_image
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
@@ -19,11 +22,15 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
         UserError: the file is missing, damaged or no image.
     """
     try:
-        with Image.open(path) as image:
+        content = path.read_bytes()
+        pixels = decode_plain_image(content)
+        if pixels is not None:
+            return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
+        with Image.open(BytesIO(content)) as image:
             if image.mode.startswith("I;16"):
                 grey = (np.asarray(image) >> 8).astype(np.uint8)
                 return np.repeat(grey[..., None], 3, axis=2)
-            return np.asarray(image.convert("RGB"))
+            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; unpack the images into {path.parent}.") from error
     # Pillow's words for a damaged file

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from axialseg.datasets.image_file import read_rgb
 from axialseg.errors import UserError
 from axialseg.panoptic.categories import Categories
-from axialseg.panoptic.panoptic_map import runs
+from axialseg.panoptic.panoptic_map import row_runs
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 CHECK_COMMAND = "python -m axialseg check-data"
@@ -115,12 +115,7 @@ class Pixels(NamedTuple):
 def measure(id_map: NDArray[np.integer]) -> Pixels:
     """Area and box of each value of a map ``[H, W]``."""
     width = id_map.shape[1]
-    starts, lengths = runs(id_map)
-    # A run may go on in the next rows; cut at the rows' ends, each has a first and a last column.
-    is_cut = starts // width != (starts + lengths - 1) // width
-    if is_cut.any():
-        starts = np.union1d(starts, np.arange(0, id_map.size, width))
-        lengths = np.diff(starts, append=id_map.size)
+    starts, lengths = row_runs(id_map)
     values, inverse = np.unique(id_map.ravel()[starts], return_inverse=True)
     rows, left = np.divmod(starts, width)
     order = np.argsort(inverse, kind="stable")

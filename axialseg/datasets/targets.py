@@ -5,15 +5,19 @@ sec. 3.2; checked against deeplab2 data/sample_generator.py and data/dataset_uti
 more things than MaX-DeepLab has slots are no error.
 
 An *instance* is a thing segment that is no crowd and has at least one pixel in the map. The loop
-over instances touches one small window each; everything of image size is a table look-up or a
-`bincount` over the map of segment numbers.
+over instances touches one small window each; everything else is computed per run of pixels of one
+segment in a row, and painted at last.
 """
+
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from axialseg.panoptic.categories import Categories
-from axialseg.panoptic.panoptic_map import PanopticSegments, runs
+from axialseg.panoptic.panoptic_map import PanopticSegments, row_runs
+
+Value = TypeVar("Value", np.int32, np.float32)
 
 
 class PanopticDeepLabTargets:
@@ -65,39 +69,43 @@ class PanopticDeepLabTargets:
             `offset` float32 ``[2, H, W]``, (dy, dx) in pixels from here to the instance's centre,
             0 outside instances; `offset_weight` float32 ``[H, W]``, 1 at instances, else 0.
         """
-        id_map = segments.id_map
-        height, width = id_map.shape
+        height, width = segments.id_map.shape
         # Row 0 of every table is void, row k is segment k.
         tables = _SegmentTables(segments, categories)
-        count, is_crowd = len(tables.class_ids), tables.is_crowd
-        rows = np.arange(height, dtype=np.int32)[:, None]
-        columns = np.arange(width, dtype=np.int32)
-        per_row = _histogram(rows * count + id_map, height, count)
-        per_column = _histogram(columns * count + id_map, width, count)
-        area = per_row.sum(0)
+        runs = _Runs(segments.id_map)
+        area = runs.sums(runs.lengths, tables.count)
         is_instance = tables.is_countable & (area > 0)
         pixels = np.maximum(area, 1)
-        center_y = np.rint(rows[:, 0] @ per_row / pixels).astype(np.int64)
-        center_x = np.rint(columns @ per_column / pixels).astype(np.int64)
+        center_y = np.rint(runs.sums(runs.rows * runs.lengths, tables.count) / pixels)
+        # A run from column c on, n long: c + (c + 1) + ... + (c + n - 1).
+        columns = runs.columns * runs.lengths + runs.lengths * (runs.lengths - 1) // 2
+        center_x = np.rint(runs.sums(columns, tables.count) / pixels)
 
         is_small = is_instance & (area < self.small_instance_area)
-        weight_table = np.where(is_small, self.small_instance_weight, 1).astype(np.float32)
-        center_weight_table = (~is_crowd).astype(np.float32)
-        center_weight_table[0] = 0
-
-        offset_weight = is_instance.astype(np.float32)[id_map]
+        center_weight = (~tables.is_crowd).astype(np.float32)
+        center_weight[0] = 0
+        weight = is_instance.astype(np.float32)
+        offset_weight = runs.painted(weight[runs.ids])
         offset = np.empty((2, height, width), np.float32)
-        np.subtract(center_y.astype(np.float32)[id_map], rows.astype(np.float32), out=offset[0])
-        np.subtract(center_x.astype(np.float32)[id_map], columns.astype(np.float32), out=offset[1])
-        offset *= offset_weight
+        # Sums of small whole numbers: exact in float32.
+        to_center = (center_y[runs.ids] - runs.rows) * weight[runs.ids]
+        offset[0] = runs.painted(to_center.astype(np.float32))
+        places = runs.painted(center_x.astype(np.float32)[runs.ids])
+        np.subtract(places, np.arange(width, dtype=np.float32), out=offset[1])
+        offset[1] *= offset_weight
+        y, x = (center[is_instance].astype(np.int64) for center in (center_y, center_x))
         return {
-            "semantic": tables.semantic(self.crowd_is_void)[id_map],
-            "semantic_weight": weight_table[id_map],
-            "center": self._heat_map(center_y[is_instance], center_x[is_instance], height, width),
-            "center_weight": center_weight_table[id_map],
+            "semantic": runs.painted(tables.semantic(self.crowd_is_void)[runs.ids]),
+            "semantic_weight": runs.painted(self._weights(is_small)[runs.ids]),
+            "center": self._heat_map(y, x, height, width),
+            "center_weight": runs.painted(center_weight[runs.ids]),
             "offset": offset,
             "offset_weight": offset_weight,
         }
+
+    def _weights(self, is_small: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Semantic weight of each segment, float32 ``[S + 1]``."""
+        return np.where(is_small, self.small_instance_weight, 1).astype(np.float32)
 
     def _heat_map(
         self, center_y: NDArray[np.int64], center_x: NDArray[np.int64], height: int, width: int
@@ -160,38 +168,61 @@ class MaxDeepLabTargets:
             they appear row by row, -1 elsewhere;
             `thing_id_class` int32 ``[slots]``, class id of each instance, -1 past the last.
         """
-        id_map = segments.id_map
         tables = _SegmentTables(segments, categories)
-        count = len(tables.class_ids)
-        starts, lengths = runs(id_map)
-        ids_of_runs = id_map.ravel()[starts]
-        area = np.bincount(ids_of_runs, weights=lengths, minlength=count).astype(np.int64)
+        runs = _Runs(segments.id_map)
+        area = runs.sums(runs.lengths, tables.count)
         seen = np.flatnonzero(tables.is_countable & (area > 0))
         dropped = seen[np.argsort(-area[seen], kind="stable")[self.slots :]]
-        present, first_runs = np.unique(ids_of_runs, return_index=True)
+        present, first_runs = np.unique(runs.ids, return_index=True)
         things = present[np.argsort(first_runs)]
         things = things[tables.is_countable[things] & ~np.isin(things, dropped)]
 
-        number_table = np.full(count, -1, np.int32)
-        number_table[things] = np.arange(len(things), dtype=np.int32)
+        numbers = np.full(tables.count, -1, np.int32)
+        numbers[things] = np.arange(len(things), dtype=np.int32)
         thing_id_class = np.full(self.slots, -1, np.int32)
         thing_id_class[: len(things)] = tables.class_ids[things]
-        semantic_table = tables.semantic(self.crowd_is_void)
-        semantic_table[dropped] = categories.ignore_class
+        semantic = tables.semantic(self.crowd_is_void)
+        semantic[dropped] = categories.ignore_class
         is_small = tables.is_countable & (area < self.small_instance_area)
-        weight_table = np.where(is_small, self.small_instance_weight, 1).astype(np.float32)
+        weights = np.where(is_small, self.small_instance_weight, 1).astype(np.float32)
         return {
-            "semantic": semantic_table[id_map],
-            "semantic_weight": weight_table[id_map],
-            "thing_id_mask": number_table[id_map],
+            "semantic": runs.painted(semantic[runs.ids]),
+            "semantic_weight": runs.painted(weights[runs.ids]),
+            "thing_id_mask": runs.painted(numbers[runs.ids]),
             "thing_id_class": thing_id_class,
         }
+
+
+class _Runs:
+    """The runs of an `id_map` ``[H, W]``, cut at the ends of its rows; R of them.
+
+    Attributes:
+        ids: int32 ``[R]``.
+        rows: int64 ``[R]``.
+        columns: int64 ``[R]``, of the first pixel.
+        lengths: int64 ``[R]``.
+    """
+
+    def __init__(self, id_map: NDArray[np.int32]) -> None:
+        self.shape = id_map.shape
+        starts, self.lengths = row_runs(id_map)
+        self.rows, self.columns = np.divmod(starts, id_map.shape[1])
+        self.ids = id_map.ravel()[starts]
+
+    def sums(self, values: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+        """Sums of a value per run over the runs of each id, int64 ``[count]``; exact to 2^53."""
+        return np.bincount(self.ids, values, minlength=count).astype(np.int64)
+
+    def painted(self, values: NDArray[Value]) -> NDArray[Value]:
+        """The map ``[H, W]`` in which each run has its value."""
+        return np.repeat(values, self.lengths).reshape(self.shape)
 
 
 class _SegmentTables:
     """What is known of each value of an `id_map`: entry 0 is void, entry k is segment k.
 
     Attributes:
+        count: S + 1.
         class_ids: int32 ``[S + 1]``.
         is_crowd: bool ``[S + 1]``.
         is_countable: bool ``[S + 1]``, things that are no crowd.
@@ -199,6 +230,7 @@ class _SegmentTables:
 
     def __init__(self, segments: PanopticSegments, categories: Categories) -> None:
         void = categories.ignore_class
+        self.count = len(segments.class_ids) + 1
         self.class_ids = np.concatenate(([void], segments.class_ids)).astype(np.int32)
         self.is_crowd = np.concatenate(([False], segments.is_crowd))
         self.is_countable = categories.is_thing_table[self.class_ids] & ~self.is_crowd
@@ -211,8 +243,3 @@ class _SegmentTables:
         if crowd_is_void:
             table[self.is_crowd] = self._void
         return table
-
-
-def _histogram(keys: NDArray[np.int32], lines: int, count: int) -> NDArray[np.int64]:
-    """Pixels of each id on each line, int64 ``[lines, count]``, from keys line * count + id."""
-    return np.bincount(keys.ravel(), minlength=lines * count).reshape(lines, count)

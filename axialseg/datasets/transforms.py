@@ -11,11 +11,17 @@ much more is sampled, up to the whole.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from axialseg.datasets.resampling import resample_ids, resample_image, source_positions
+from axialseg.datasets.resampling import (
+    ScaledImage,
+    resample_ids,
+    resample_image,
+    source_positions,
+)
 from axialseg.datasets.sample import PanopticSample
 from axialseg.panoptic.panoptic_map import PanopticSegments
 
@@ -28,10 +34,13 @@ class DrawnColor(NamedTuple):
     Attributes:
         change: uint8 ``[h, w, 3]`` RGB -> the same; leaves its argument alone.
         margin: pixels around a window that the result there depends on; None: the whole image.
+        for_window: where the margin is None: looks at the whole image and gives the same change
+            with a margin. Not needed, but then no more than the window is changed.
     """
 
     change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
     margin: int | None
+    for_window: Callable[[ScaledImage], "DrawnColor"] | None = None
 
 
 ColorTransform = Callable[[Generator], DrawnColor]
@@ -136,26 +145,28 @@ class TrainTransform:
         is_flipped = rng.random() < self.flip_probability
         color = None if self.color is None else self.color(rng)
 
-        margin = 0 if color is None else color.margin
-        first_row, taken_rows = _widen(row_start, window_height, height, margin)
-        first_column, taken_columns = _widen(column_start, window_width, width, margin)
-        rows = source_positions(source_height, height, first_row, taken_rows)
-        columns = source_positions(source_width, width, first_column, taken_columns)
-        window = resample_image(sample.image, rows, columns)
-        if color is not None:
-            window = color.change(window)
-        row_part = slice(row_start - first_row, row_start - first_row + window_height)
-        column_part = slice(column_start - first_column, column_start - first_column + window_width)
-        window, rows, columns = window[row_part, column_part], rows[row_part], columns[column_part]
+        scaled = ScaledImage(sample.image, (height, width))
+        rows = slice(row_start, row_start + window_height)
+        columns = slice(column_start, column_start + window_width)
+        window = (
+            scaled.window(rows, columns)
+            if color is None
+            else _colored(scaled, rows, columns, color)
+        )
+        ids = resample_ids(
+            sample.segments.id_map,
+            source_positions(source_height, height, row_start, window_height),
+            source_positions(source_width, width, column_start, window_width),
+        )
         if is_flipped:
-            window, columns = window[:, ::-1], columns[::-1]
+            # As fast as a copy, which indices backwards are not.
+            window = np.asarray(cv2.flip(window, 1), np.uint8)
+            ids = np.asarray(cv2.flip(ids, 1), np.int32)
             left = self.width - left - window_width
 
         image, valid = _pad(window, top, left, self.height, self.width)
         id_map = np.zeros((self.height, self.width), np.int32)
-        id_map[top : top + window_height, left : left + window_width] = resample_ids(
-            sample.segments.id_map, rows, columns
-        )
+        id_map[top : top + window_height, left : left + window_width] = ids
         return TrainingCrop(image, valid, sample.segments._replace(id_map=id_map))
 
 
@@ -205,12 +216,27 @@ def _random_window(length: int, crop: int, rng: Generator) -> tuple[int, int, in
     return offset, start, min(length, crop)
 
 
-def _widen(start: int, length: int, size: int, margin: int | None) -> tuple[int, int]:
-    """(first pixel, pixels) of a window with a margin, inside the axis; None is all of it."""
+def _colored(
+    scaled: ScaledImage, rows: slice, columns: slice, color: DrawnColor
+) -> NDArray[np.uint8]:
+    """A window of an image whose colours are changed as a whole."""
+    is_all = (rows.stop - rows.start, columns.stop - columns.start) == scaled.size
+    if color.margin is None and color.for_window is not None and not is_all:
+        color = color.for_window(scaled)
+    taken = [
+        _widen(window, size, color.margin)
+        for window, size in zip((rows, columns), scaled.size, strict=True)
+    ]
+    changed = color.change(scaled.window(*taken))
+    top, left = rows.start - taken[0].start, columns.start - taken[1].start
+    return changed[top : top + rows.stop - rows.start, left : left + columns.stop - columns.start]
+
+
+def _widen(window: slice, size: int, margin: int | None) -> slice:
+    """A window of an axis with a margin, inside the axis; None is all of it."""
     if margin is None:
-        return 0, size
-    first, last = max(start - margin, 0), min(start + length + margin, size)
-    return first, last - first
+        return slice(0, size)
+    return slice(max(window.start - margin, 0), min(window.stop + margin, size))
 
 
 def _pad(

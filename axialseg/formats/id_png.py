@@ -3,13 +3,16 @@
 Source: `rgb2id` and `id2rgb` of cocodataset/panopticapi: id = R + 256 G + 65536 B, 0 is void.
 """
 
+from io import BytesIO
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from axialseg.errors import UserError
+from axialseg.formats.plain_image import decode_plain_png
 
 ID_LIMIT = 256**3
 
@@ -21,7 +24,11 @@ def read_id_png(path: Path) -> NDArray[np.int32]:
         UserError: the file is missing, damaged or no RGB image.
     """
     try:
-        with Image.open(path) as image:
+        content = path.read_bytes()
+        pixels = decode_plain_png(content)
+        if pixels is not None:
+            return _ids_from_bgr(pixels)
+        with Image.open(BytesIO(content)) as image:
             if image.mode not in ("RGB", "RGBA"):
                 raise UserError(
                     f"{path} is no panoptic id PNG (its pixels are {image.mode}, not RGB); "
@@ -55,6 +62,13 @@ def ids_from_rgb(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
     wide = rgb.astype(np.int32)
     ids: NDArray[np.int32] = wide[..., 0] + 256 * wide[..., 1] + 65536 * wide[..., 2]
     return ids
+
+
+def _ids_from_bgr(pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Ids ``[H, W]`` of pixels in OpenCV's order, by the bytes of the id: R, G, B and one more."""
+    ids = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGBA).view("<i4")[..., 0]
+    ids &= ID_LIMIT - 1
+    return np.asarray(ids, np.int32)
 
 
 def rgb_from_ids(ids: NDArray[np.integer]) -> NDArray[np.uint8]:

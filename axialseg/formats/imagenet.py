@@ -69,6 +69,11 @@ def validation_classes(root: Path) -> dict[str, str]:
 def _devkit_classes(root: Path) -> dict[int, tuple[str, str]]:
     """Number in the development kit -> (WordNet id, words) of the classes without sub-classes."""
     path = root / DEVKIT_CLASSES
+    if not path.is_file():
+        raise UserError(
+            f"{path} does not exist, and the ground truth beside it has no meaning without it; "
+            "unpack the whole development kit."
+        )
     try:
         synsets = loadmat(path, squeeze_me=True, variable_names=["synsets"])["synsets"]
         return {
@@ -76,11 +81,6 @@ def _devkit_classes(root: Path) -> dict[int, tuple[str, str]]:
             for synset in synsets
             if int(synset["num_children"]) == 0
         }
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path} does not exist, and the ground truth beside it has no meaning without it; "
-            "unpack the whole development kit."
-        ) from error
     except Exception as error:  # damaged bytes can make it raise anything
         raise _unreadable(path) from error
 
