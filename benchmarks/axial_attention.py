@@ -6,16 +6,23 @@ The layer is that of Axial-ResNet: 8 heads, over the columns of one square image
 backward. Times are CPU time of one thread in one process, in which both take turns; medians. Peaks
 of memory are of a process each, above what it held before; weights and input are not in them.
 
+`axial-attention` is the package of that name on PyPI, its attention along one axis: plain, that is
+without positions and batch norms and with 1 / sqrt(d), so it does less; its queries and keys are as
+deep as its values.
+
 --precision prints how far float32 is from float64, where the mean of the similarities is some
 standard deviations: the largest error of an output, a gradient or a statistic, relative to the
 largest value.
 """
 
 import argparse
+import importlib.util
 import os
 import platform
 import statistics
+import sys
 import time
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -26,6 +33,9 @@ from axialseg.layers.axial_attention import AxialAttention
 from axialseg.layers.textbook_axial_attention import TextbookAxialAttention
 from axialseg.peak_memory import PeakMemory, how_measured, in_fresh_process
 
+# The peer has this file's name, and this folder would come before it on the path.
+sys.path = [place for place in sys.path if Path(place).resolve() != Path(__file__).resolve().parent]
+
 FORMS: dict[str, type[AxialAttention]] = {
     "ours": AxialAttention,
     "textbook": TextbookAxialAttention,
@@ -33,12 +43,23 @@ FORMS: dict[str, type[AxialAttention]] = {
 # Channels of queries and keys, and of values, over 8 heads; length of the axis, least ratio of
 # time and of memory that is asked for.
 CASES = ((32, 64, 65), (256, 512, 65), (32, 64, 129), (32, 64, 257))
+PEER = "axial-attention"
 MEBIBYTE = 2**20
 
 
-def layer(form: str, keys: int, values: int, span: int | None = None) -> AxialAttention:
+def forms() -> list[str]:
+    """Ours first; a peer that is not installed is left out."""
+    is_there = importlib.util.find_spec("axial_attention") is not None
+    return [*FORMS, *([PEER] if is_there else [])]
+
+
+def layer(form: str, keys: int, values: int, span: int | None = None) -> nn.Module:
     """The layer, over columns."""
     torch.manual_seed(0)
+    if form == PEER:
+        from axial_attention.axial_attention import PermuteToFrom, SelfAttention
+
+        return PermuteToFrom((0, 3, 2, 1), SelfAttention(values, heads=8, dim_heads=values // 8))
     return FORMS[form](values, keys, values, "height", span=span)
 
 
@@ -61,9 +82,9 @@ def peak(form: str, keys: int, values: int, length: int, columns: int) -> int:
 
 def seconds(keys: int, values: int, length: int, columns: int, rounds: int) -> dict[str, float]:
     """Median CPU time of each form, taken in turns."""
-    layers = {form: layer(form, keys, values) for form in FORMS}
+    layers = {form: layer(form, keys, values) for form in forms()}
     x = torch.randn(1, values, length, columns, requires_grad=True)
-    times: dict[str, list[float]] = {form: [] for form in FORMS}
+    times: dict[str, list[float]] = {form: [] for form in layers}
     for number in range(rounds + 1):
         for form, module in layers.items():
             start = time.process_time()
@@ -121,7 +142,7 @@ def print_precision() -> None:
 
 
 def main() -> None:
-    """Prints two lines per case."""
+    """Prints one line per case and form."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--quick", action="store_true", help="fewer rounds and columns")
@@ -136,19 +157,21 @@ def main() -> None:
         print_precision()
         return
     print(f"memory: {how_measured(torch.device('cpu'))}")
+    if PEER not in forms():
+        print(f"{PEER} is not installed: pip install -c constraints.txt -e '.[bench]'")
     for keys, values, length in CASES:
         columns = min(length, 33) if arguments.quick else length
-        rounds = max(1, (3 if arguments.quick else 9) * 65**2 // length**2)
+        rounds = max(3, (3 if arguments.quick else 9) * 65**2 // length**2)
         case = (keys, values, length, columns)
-        peaks = {form: in_fresh_process(peak, form, *case) for form in FORMS}
+        peaks = {form: in_fresh_process(peak, form, *case) for form in forms()}
         times = seconds(*case, rounds)
         print(
             f"\nL = {length}, {columns} columns, {keys // 8} key and {values // 8} value channels "
-            f"per head, {rounds} rounds\n{'':<12}{'ms':>8}{'x ours':>9}{'MiB':>10}{'x ours':>9}"
+            f"per head, {rounds} rounds\n{'':<17}{'ms':>8}{'x ours':>9}{'MiB':>10}{'x ours':>9}"
         )
-        for form in FORMS:
+        for form in peaks:
             print(
-                f"  {form:<10}{1e3 * times[form]:8.0f}{times[form] / times['ours']:9.2f}"
+                f"  {form:<15}{1e3 * times[form]:8.0f}{times[form] / times['ours']:9.2f}"
                 f"{peaks[form] / MEBIBYTE:10.0f}{peaks[form] / peaks['ours']:9.2f}",
                 flush=True,
             )

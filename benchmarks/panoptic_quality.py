@@ -2,7 +2,8 @@
 
     python benchmarks/panoptic_quality.py [--quick]
 
-Array work only, no file is read. One process, one thread, the contestants take turns, medians.
+Array work only, no file is read. One process, one thread, its CPU time; the contestants take turns,
+medians.
 `ours` starts from a predicted panoptic map, so its conversion to segments is included; the ground
 truth has dense numbers already, as the reader delivers it.
 `official rule` restates what cocodataset/panopticapi does with the decoded maps: two sorts of all
@@ -102,13 +103,13 @@ def torchmetrics_peer(truth: Map, prediction: Map) -> float:
 
 
 def medians(contestants: Contestants, repeats: int) -> dict[str, float]:
-    """Median milliseconds of each, taken in turns."""
+    """Median milliseconds of CPU time of each, taken in turns."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(repeats):
         for name, run in contestants.items():
-            start = time.perf_counter()
+            start = time.process_time()
             run()
-            times[name].append(1e3 * (time.perf_counter() - start))
+            times[name].append(1e3 * (time.process_time() - start))
     return {name: statistics.median(values) for name, values in times.items()}
 
 
