@@ -15,7 +15,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
 
-from axialseg.build import build_evaluation_data, build_net_on_meta, build_training_data
+from axialseg.build import (
+    build_evaluation_data,
+    build_net_on_meta,
+    build_task,
+    build_training_data,
+)
 from axialseg.commands.train import check_training
 from axialseg.config import conf_dir, register_schemas
 from axialseg.errors import UserError
@@ -158,6 +163,35 @@ def test_heads_follow_your_own_data(tmp_path: Path, model: str) -> None:
         ("cat", True),
     ]
     assert out_channels(cfg, module) == 6
+
+
+@pytest.mark.parametrize("data", ["cityscapes", "coco_format"])
+def test_max_deeplab_follows_the_classes(tmp_path: Path, data: str) -> None:
+    overrides = ["model=max_deeplab_tiny", "data.crop_size=[65,65]", "data.eval_size=[33,65]"]
+    overrides += [f"model.postprocess.{limit}_area_limit=0" for limit in ("thing", "stuff")]
+    overrides += [f"model.postprocess.{kind}_threshold=0" for kind in ("class", "pixel")]
+    if data == "cityscapes":
+        cityscapes_tree.write_tree(tmp_path)
+    else:
+        write_own_data(tmp_path)
+        overrides += OWN_FOLDERS
+    cfg = composed(data, tmp_path, *overrides, "logger=none")
+    module = build_training_data(cfg, world_size=1)
+    module.setup("fit")
+    categories = module.categories
+    task = build_task(cfg, categories)
+    batch = next(iter(module.train_dataloader()))
+    heads = task.get_submodule("net")(batch["image"], batch["valid"])
+    assert heads.semantic.shape[1] == categories.semantic_channels
+    assert heads.class_logits.shape[-1] == len(categories) + 1
+    terms = task.training_losses(batch)
+    assert len(terms) == 5
+    assert all(term.shape == (2,) and term.isfinite().all() for term in terms.values())
+    predictions = task.eval().validation_step(next(iter(module.val_dataloader())), 0)
+    known = set(categories.class_ids)
+    for prediction in predictions:
+        assert set(np.unique(prediction.panoptic >> 16)) <= known  # every pixel has a class
+        assert set(np.unique(prediction.semantic)) <= known
 
 
 def test_coco_test_dev(tmp_path: Path) -> None:
