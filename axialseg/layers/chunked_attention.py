@@ -173,7 +173,7 @@ class _Table:
             flat = F.pad(gradient.transpose(0, 1), (0, count)).flatten(1)[:, :-count]
             skewed = flat.unflatten(1, (count, count + width - 1))
             total[:, first : first + count + width - 1] += skewed.sum(1)
-        return total[:, self.margin : total.shape[1] - self.margin].t().flip(0)
+        return total[:, self.margin : total.shape[1] - self.margin].t().flip(0).contiguous()
 
 
 class _Scratch:

@@ -13,7 +13,6 @@ Shapes: B batch, S sequences of an image, L their positions, h heads, d channels
 D = d + 1; G groups.
 """
 
-import math
 from collections.abc import Iterator
 from itertools import product
 from typing import Any, NamedTuple
@@ -77,7 +76,7 @@ def content_moments(query: Tensor, key: Tensor, span: int) -> Moments:
         total, squares = _gram_moments(left, right, *centers)
     else:
         left = _with_rest(query, *centers)
-        total, squares = _LocalMoments.apply(left, _with_one(key, centers[1]), span // 2)
+        total, squares = _local_moments(left, _with_one(key, centers[1]), span // 2)
     pairs = batch * sequences * visible_offsets(length, span, query).sum()
     center = (centers[0] * centers[1]).sum(1)
     return Moments(pairs.expand_as(center), center, total, squares)
@@ -151,7 +150,7 @@ def _gram(x: Tensor, center: Tensor, order: tuple[int, ...]) -> Tensor:
     """
     gram, total = _Gram.apply(x, center, order)
     groups = order.index(2)
-    count = math.prod(x.shape[axis] for axis in order[groups + 1 :])
+    count = x.numel() // total.numel()
     top = torch.cat((gram, total[..., None]), -1)
     bottom = F.pad(total, (0, 1), value=float(count))[..., None, :]
     extended = torch.cat((top, bottom), -2)
@@ -204,36 +203,63 @@ def _with_one(x: Tensor, center: Tensor) -> Tensor:
     return torch.cat((x - center[:, :, None, None], torch.ones_like(x[:, :, :1])), dim=2)
 
 
-class _LocalMoments(torch.autograd.Function):
-    """Sum and sum of squares of left_i . right_j over |j - i| <= reach, some pairs at a time."""
+# An operator of the library, so that a compiler takes it as a whole.
+@torch.library.custom_op("axialseg::local_moments", mutates_args=())
+def _local_moments(left: Tensor, right: Tensor, reach: int) -> Tensor:
+    """Sum and sum of squares of left_i . right_j over |j - i| <= reach, some pairs at a time.
 
-    @staticmethod
-    def forward(ctx: Any, left: Tensor, right: Tensor, reach: int) -> tuple[Tensor, Tensor]:
-        """left, right: ``[B, h, D, S, L]`` -> two times ``[h]``."""
-        ctx.save_for_backward(left, right)
-        ctx.reach = reach
-        total = left.new_zeros(left.shape[1], dtype=torch.float64)
-        squares = total.clone()
-        for x, y, visible in _tiles(left, right, reach):
-            products = (x.transpose(-1, -2) @ y).mul_(visible).flatten(1)
-            total += products.sum(1)
-            squares += torch.linalg.vecdot(products, products)
-        return total, squares
+    Args:
+        left: ``[B, h, D, S, L]``.
+        right: the same.
+        reach: farthest key in sight.
 
-    @staticmethod
-    def backward(ctx: Any, total: Tensor, squares: Tensor) -> tuple[Tensor, Tensor, None]:
-        """The gradients of left and right."""
-        left, right = ctx.saved_tensors
-        grads = torch.zeros_like(left), torch.zeros_like(right)
-        total, squares = (x.to(left.dtype) for x in (total, squares))
-        total, squares = total[:, None, None, None], 2 * squares[:, None, None, None]
-        for (x, y, visible), (x_grad, y_grad, _) in zip(
-            _tiles(left, right, ctx.reach), _tiles(*grads, ctx.reach), strict=True
-        ):
-            slope = (x.transpose(-1, -2) @ y).mul_(squares).add_(total).mul_(visible)
-            x_grad += y @ slope.transpose(-1, -2)
-            y_grad += x @ slope
-        return *grads, None
+    Returns:
+        ``[2, h]``, float64.
+    """
+    sums = left.new_zeros(2, left.shape[1], dtype=torch.float64)
+    for x, y, visible in _tiles(left, right, reach):
+        products = (x.transpose(-1, -2) @ y).mul_(visible).flatten(1)
+        sums[0] += products.sum(1)
+        sums[1] += torch.linalg.vecdot(products, products)
+    return sums
+
+
+@_local_moments.register_fake
+def _(left: Tensor, right: Tensor, reach: int) -> Tensor:
+    return left.new_empty(2, left.shape[1], dtype=torch.float64)
+
+
+@torch.library.custom_op("axialseg::local_moments_backward", mutates_args=())
+def _local_moments_backward(
+    gradient: Tensor, left: Tensor, right: Tensor, reach: int
+) -> tuple[Tensor, Tensor]:
+    """The gradients of left and right, from that of the sums."""
+    grads = torch.zeros_like(left), torch.zeros_like(right)
+    total, squares = gradient.to(left.dtype)[..., None, None, None]
+    for (x, y, visible), (x_grad, y_grad, _) in zip(
+        _tiles(left, right, reach), _tiles(*grads, reach), strict=True
+    ):
+        slope = (x.transpose(-1, -2) @ y).mul_(2 * squares).add_(total).mul_(visible)
+        x_grad += y @ slope.transpose(-1, -2)
+        y_grad += x @ slope
+    return grads
+
+
+@_local_moments_backward.register_fake
+def _(gradient: Tensor, left: Tensor, right: Tensor, reach: int) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(left), torch.empty_like(right)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+    ctx.reach = inputs[2]
+
+
+def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    return *_local_moments_backward(gradient, *ctx.saved_tensors, ctx.reach), None
+
+
+_local_moments.register_autograd(_differentiate, setup_context=_keep)
 
 
 def _tiles(left: Tensor, right: Tensor, reach: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

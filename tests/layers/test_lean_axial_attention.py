@@ -127,6 +127,19 @@ def test_compiles_whole(training: bool) -> None:
     assert_equal(step(compiled, image(9, 11)), step(lean, image(9, 11)))
 
 
+@pytest.mark.parametrize("span", [5, 13])
+def test_compilers_are_told_the_truth(span: int) -> None:
+    """Shapes, strides and gradients of the operator, as the library checks them."""
+    qkv = torch.randn(2, 32, 7, 3, dtype=torch.float64, requires_grad=True)
+    query, key, value = qkv.transpose(2, 3).split([8, 8, 16], dim=1)
+    rows = [torch.randn(span, d, dtype=torch.float64, requires_grad=True) for d in (4, 4, 8)]
+    scales = torch.rand(3, 2, dtype=torch.float64, requires_grad=True)
+    arguments = (query, key, value, scales, *rows, span)
+    torch.library.opcheck(torch.ops.axialseg.axial_attention.default, arguments)
+    left, right = (x.unflatten(1, (2, 4)) for x in (query, key))
+    torch.library.opcheck(torch.ops.axialseg.local_moments.default, (left, right, span // 2))
+
+
 def test_bfloat16_autocast() -> None:
     """Weights are those of the rounded queries and keys: statistics and softmax are in float32."""
     lean, _ = pair(span=9)
