@@ -220,12 +220,19 @@ class TrainingItems(Dataset):
             )
         crop = self.transform(sample, np.random.default_rng([self.seed, key.position]))
         return {
-            "image": np.stack(cv2.split(crop.image)),
+            "image": _channels_first(crop.image),
             "valid": crop.valid,
             "position": np.array(key.position),
             "index": np.array(key.item),
             **self.targets(crop.segments, self.dataset.categories),
         }
+
+
+def _channels_first(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """``[h, w, 3]`` -> ``[3, h, w]``."""
+    channels = np.empty((3, *image.shape[:2]), np.uint8)
+    cv2.split(image, list(channels))  # written in place; transposing is ten times slower
+    return channels
 
 
 class EvaluationItems(Dataset):
