@@ -3,16 +3,21 @@
 import io
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from toy_panoptic import ToyData, toy_task, toy_trainer
 
+from axialseg.callbacks.last_checkpoint import LastCheckpoint
 from axialseg.optim.adam import Adam
 from axialseg.optim.lookahead import Lookahead
+from axialseg.tasks.training_task import TrainingTask
 
 RADAM = partial(torch.optim.RAdam, decoupled_weight_decay=True)
 INNER = {
@@ -162,3 +167,35 @@ def test_closure_is_run_with_gradients_and_its_loss_returned() -> None:
 def test_wrong_arguments_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(arguments))):
         Lookahead([nn.Parameter(torch.ones(1))], INNER["sgd"], **arguments)
+
+
+def trained(folder: Path, max_steps: int, **arguments: Any) -> TrainingTask:
+    """The toy task with RAdam inside Lookahead, trained up to an optimiser step."""
+    data = ToyData(poisoned=arguments.pop("poisoned", ()))
+    checkpoint = arguments.pop("ckpt_path", None)
+    task = toy_task(8)
+    task.optimizer = partial(Lookahead, optimizer=RADAM, sync_period=3)
+    trainer = toy_trainer(folder, max_steps, **arguments)
+    trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    return task
+
+
+def same_weights(a: TrainingTask, b: TrainingTask) -> bool:
+    theirs = b.state_dict()
+    return all(torch.equal(value, theirs[name]) for name, value in a.state_dict().items())
+
+
+@pytest.mark.parametrize("stop", [2, 3, 4])
+def test_interrupted_training_equals_the_whole_one(tmp_path: Path, stop: int) -> None:
+    whole = trained(tmp_path, 8)
+    trained(tmp_path, stop, callbacks=[LastCheckpoint(100)])
+    second = trained(tmp_path, 8, ckpt_path=tmp_path / "checkpoints/last.ckpt")
+    assert same_weights(whole, second)
+
+
+def test_skipped_steps_and_loss_scaling(tmp_path: Path) -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    precision = MixedPrecision("16-mixed", "cpu", scaler=scaler)
+    task = trained(tmp_path, 8, poisoned=[6], plugins=[precision])
+    assert task.guard.skipped_steps == 1
+    assert all(value.isfinite().all() for value in task.state_dict().values())
