@@ -54,6 +54,35 @@ def check_config(cfg: DictConfig) -> None:
                 )
 
 
+def check_model_fits_data(cfg: DictConfig) -> None:
+    """Refuses a model that needs another kind of ground truth than the data have.
+
+    A panoptic model names the targets that it compares with, and a data module of panoptic data
+    takes them; classification knows no targets.
+
+    Args:
+        cfg: composed config with `model` and `data`, checked.
+
+    Raises:
+        UserError: one of them is panoptic and the other is not.
+    """
+    signature = constructor_signature(str(cfg.data._target_))
+    if signature is None or signature.takes_any_keyword:
+        return
+    if cfg.model.targets and "targets" not in signature.annotations:
+        raise UserError(
+            f"the model {cfg.model.name} segments images, but the data have one class for each "
+            "whole image; choose a classifier, as model=axial_resnet_50_s, or panoptic data, as "
+            "data=coco"
+        )
+    if not cfg.model.targets and "targets" in signature.annotations:
+        raise UserError(
+            f"the model {cfg.model.name} classifies whole images, but the data are panoptic; "
+            "choose data=imagenet or another data set of that kind, or a model that segments, as "
+            "model=axial_deeplab_s"
+        )
+
+
 def _check_node(node: DictConfig, path: str) -> None:
     signature = _signature(node, path) if "_target_" in node else None
     for key in map(str, node):

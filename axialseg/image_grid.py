@@ -60,9 +60,10 @@ def _draw(sheet: Image.Image, guess: GuessedImage, left: int, top: int) -> None:
     size = round(guess.image.shape[1] * scale), round(guess.image.shape[0] * scale)
     picture = Image.fromarray(guess.image).resize(size, Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(sheet)
-    draw.rectangle((left, top, left + size[0] + 2 * FRAME, top + size[1] + 2 * FRAME), color)
+    right, bottom = left + size[0] + 2 * FRAME, top + size[1] + 2 * FRAME
+    draw.rectangle((left, top, right - 1, bottom - 1), color)
     sheet.paste(picture, (left + FRAME, top + FRAME))
-    below = top + size[1] + 2 * FRAME + TEXT
+    below = bottom + TEXT
     texts = (guess.true_name, INK), (f"{guess.guess_name} {guess.probability:.0%}", color)
     for line, (text, ink) in enumerate(texts):
         shown = _shortened(text, SIDE + 2 * FRAME)

@@ -41,9 +41,14 @@ ALL_CHOICES = [
 ]
 
 
+CLASSIFICATION_DATA = ("data=imagenet", "data=patterns")
+
+
 @pytest.mark.parametrize("choice", ALL_CHOICES)
 def test_each_choice_composes_and_is_right(choice: str) -> None:
     extra = ["schedule=coco"] if choice.startswith("data=") else []
+    extra += ["model=axial_resnet_tiny"] if choice in CLASSIFICATION_DATA else []
+    extra += ["data=patterns"] if choice.startswith("model=axial_resnet_") else []
     extra += ["data.root=somewhere"] if choice == "data=coco_format" else []
     extra += ["callbacks=default"] if choice == "callbacks=evaluation" else []
     train.check_training(composed(choice, *extra))
@@ -52,6 +57,25 @@ def test_each_choice_composes_and_is_right(choice: str) -> None:
 @pytest.mark.parametrize("backbone", choices("model/backbone"))
 def test_each_backbone_composes(backbone: str) -> None:
     train.check_training(composed(f"model/backbone={backbone}"))
+
+
+@pytest.mark.parametrize("stem", choices("model/stem"))
+def test_each_stem_composes(stem: str) -> None:
+    stem = f"model/stem@model.backbone.stem={stem}"
+    train.check_training(composed("model=axial_deeplab_s", stem))
+    cfg = composed("model=axial_resnet_50_s", "data=imagenet", stem)
+    train.check_training(cfg)
+    assert set(cfg.model.backbone.stem) >= {"_target_", "channels"}
+
+
+def test_imagenet_command_composes() -> None:
+    cfg = composed("model=axial_resnet_50_s", "data=imagenet", "trainer.devices=8")
+    train.check_training(cfg)
+    assert (cfg.model.objective, cfg.model.loss.label_smoothing) == ("top1", 0.1)
+    assert (cfg.schedule.batch_size, cfg.schedule.optimizer.nesterov) == (1024, True)
+    assert list(cfg.data.crop_size) == list(cfg.data.eval_size) == [224, 224]
+    for name in ("evaluation", "images"):
+        assert "Classification" in cfg.callbacks[name]._target_
 
 
 def test_documented_command_composes() -> None:

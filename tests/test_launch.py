@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from axialseg.launch import (
     batch_size_per_rank,
     cpu_count,
     resolve_hardware,
+    run_on_devices,
     run_on_ranks,
     started_ranks,
 )
@@ -111,6 +113,21 @@ def test_shares_the_batch() -> None:
 
 def test_counts_usable_cores() -> None:
     assert 1 <= cpu_count() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(
+    ("written", "objective"), [({"PQ": 1.5, "top1": 70.25}, 70.25), (None, None)]
+)
+def test_the_models_objective_is_returned(
+    written: dict[str, float] | None, objective: float | None, gpus: None, tmp_path: Path
+) -> None:
+    def work(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
+        if written is not None:
+            (folder / "metrics.json").write_text(json.dumps(written))
+
+    cfg = OmegaConf.create({"trainer": trainer(), "model": {"objective": "top1"}})
+    returned = run_on_devices(work, "no.module", cfg, tmp_path, batch_size=None)
+    assert returned == objective if objective is not None else math.isnan(returned)
 
 
 @pytest.fixture

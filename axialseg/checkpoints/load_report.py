@@ -6,6 +6,7 @@ from typing import NamedTuple
 from axialseg.checkpoints.stored_weights import BACKBONE, StoredWeights, part_of
 from axialseg.errors import UserError
 
+STEM, STAGES = f"{BACKBONE}.stem", f"{BACKBONE}.stages"
 SHOWN_DIFFERENCES = 3  # in a refusal
 SHOWN_NAMES = 4  # of tensors that share a part and a reason, in a report
 
@@ -42,9 +43,10 @@ def compare(own: Mapping[str, Shape], stored: StoredWeights) -> LoadReport:
     """Decides what is loaded.
 
     A part (see `part_of`) of which the file holds nothing keeps its initialisation. All others must
-    agree in every name and shape, but for one thing: outside the backbone, the last layer may have
-    another number of channels, because the file is of data with other classes. That layer keeps
-    its initialisation too.
+    agree in every name and shape, but for two things, which keep their initialisation too: outside
+    the backbone, the last layer may have another number of channels, because the file is of data
+    with other classes; and the stem may be of another kind, because classifiers and segmentation
+    models have different ones, and with it the layers that read the stem.
 
     Args:
         own: Shape of each tensor of the network that may be loaded; of some parts, or of all.
@@ -55,6 +57,9 @@ def compare(own: Mapping[str, Shape], stored: StoredWeights) -> LoadReport:
     """
     parts = _by_part(own)
     strangers = {part: [n for n, p in stored.unknown.items() if p == part] for part in parts}
+    # Not one name in common: the stem is no damaged one, but one of another kind.
+    stem = [name for name in parts.get(STEM, ()) if name in stored.tensors]
+    is_other_stem = not stem and bool(strangers.get(STEM))
     initialised: dict[str, str] = {}
     left_out: dict[str, str] = {}
     differences: dict[str, list[str]] = {}
@@ -63,7 +68,16 @@ def compare(own: Mapping[str, Shape], stored: StoredWeights) -> LoadReport:
         if not found and not strangers[part]:
             initialised |= dict.fromkeys(names, "nothing of it is in the file")
             continue
+        if part == STEM and is_other_stem:
+            initialised |= dict.fromkeys(names, "the file has another kind of stem")
+            left_out |= dict.fromkeys(strangers[part], "another kind of stem")
+            continue
         wrong = {name: found.get(name) for name in names if found.get(name) != own[name]}
+        if part == STAGES and is_other_stem:
+            for name in [n for n in wrong if _reads_stem(n, names[0], own[n], wrong[n])]:
+                initialised[name] = "it reads the stem, which is of another kind in the file"
+                left_out[stored.tensors[name].file_name] = "it reads another kind of stem"
+                del wrong[name]
         if not strangers[part] and _is_last_layer(part, own, wrong):
             for name, shape in wrong.items():
                 reason = f"{_text(shape)} in the file, {_text(own[name])} in the model"
@@ -105,6 +119,24 @@ def _is_last_layer(part: str, own: Mapping[str, Shape], wrong: Mapping[str, Shap
         and not part.startswith(BACKBONE)
         and all(shape is not None and shape[1:] == own[n][1:] for n, shape in wrong.items())
         and not any(n.rpartition(".")[0] in layers and n not in wrong for n in own)
+    )
+
+
+def _reads_stem(name: str, first: str, own: Shape, found: Shape | None) -> bool:
+    """Whether a tensor is a kernel of the first block that differs in its input channels alone.
+
+    Args:
+        name: of the tensor.
+        first: name of the stages' first tensor, which is in that block.
+        own: shape in the network.
+        found: shape in the file, None if it is not there.
+    """
+    block = ".".join(first.split(".")[:4])
+    return (
+        found is not None
+        and name.startswith(f"{block}.")
+        and len(own) == len(found) == 4
+        and (own[0], *own[2:]) == (found[0], *found[2:])
     )
 
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from axialseg.command_line import run_command
 from axialseg.commands.saved_run import saved_run
-from axialseg.config_check import check_config
+from axialseg.config_check import check_config, check_model_fits_data
 from axialseg.errors import UserError
 from axialseg.launch import Hardware, configure_torch, run_on_devices
 
@@ -58,6 +58,7 @@ def check_evaluation(cfg: DictConfig) -> None:
             f"{cfg.ckpt} does not lie in the folder of a run; name its model=... and data=... too"
         )
     check_config(cfg)
+    check_model_fits_data(cfg)
 
 
 def register_saved_run(overrides: list[str]) -> None:

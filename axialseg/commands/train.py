@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from axialseg.command_line import run_command
-from axialseg.config_check import check_config
+from axialseg.config_check import check_config, check_model_fits_data
 from axialseg.errors import UserError
 from axialseg.launch import Hardware, configure_torch, run_on_devices
 
@@ -44,6 +44,7 @@ def check_training(cfg: DictConfig) -> None:
         UserError: one sentence about the first thing that is wrong.
     """
     check_config(cfg)
+    check_model_fits_data(cfg)
     for name in ("max_steps", "accumulate_grad_batches"):
         if cfg.trainer[name] < 1:
             raise UserError(f"trainer.{name}={cfg.trainer[name]}, but it must be 1 or more")

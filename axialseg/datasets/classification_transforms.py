@@ -94,26 +94,20 @@ class CenterCrop:
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Crops ``[H, W, 3]`` to uint8 ``[h, w, 3]``."""
-        left, top, right, bottom = self.box(image.shape[0], image.shape[1])
-        # Only the window is sampled; the filter reaches beyond it as in the whole resized image.
-        size = self.width, self.height
-        filtered = Image.fromarray(image).resize(
-            size, Image.Resampling.BILINEAR, box=(left, top, right, bottom)
-        )
-        return np.asarray(filtered)
+        rows, columns = self.resized_size(image.shape[0], image.shape[1])
+        resized = Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR)
+        top, left = self.corner(rows, columns)
+        return np.asarray(resized)[top : top + self.height, left : left + self.width]
 
-    def box(self, height: int, width: int) -> tuple[float, float, float, float]:
-        """The part (left, top, right, bottom) of an image of this size that is the crop."""
-        scale = self.shorter / min(height, width)
+    def resized_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of an image of this size before it is cut; the longer side is floored."""
+        shorter = min(height, width)
         rows, columns = (
-            self.shorter if side == min(height, width) else int(side * scale)
+            self.shorter if side == shorter else self.shorter * side // shorter
             for side in (height, width)
         )
-        top, left = round((rows - self.height) / 2), round((columns - self.width) / 2)
-        down, across = height / rows, width / columns
-        return (
-            left * across,
-            top * down,
-            (left + self.width) * across,
-            (top + self.height) * down,
-        )
+        return rows, columns
+
+    def corner(self, rows: int, columns: int) -> tuple[int, int]:
+        """(top, left) of the crop in a resized image."""
+        return round((rows - self.height) / 2), round((columns - self.width) / 2)

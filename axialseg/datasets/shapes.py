@@ -8,8 +8,6 @@ of a JPEG library, and scenes of this size decode as fast. What a scene holds is
 """
 
 import json
-import logging
-import tempfile
 from pathlib import Path
 
 import cv2
@@ -17,16 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from axialseg.datasets.coco import CocoPanoptic
-from axialseg.datasets.file_lock import file_lock
+from axialseg.datasets.generated import make_once
 from axialseg.datasets.shape_scenes import CATEGORIES, GENERATOR_VERSION, paint_scene
 from axialseg.errors import UserError
 from axialseg.formats.coco_panoptic import color_like_ids, official_categories, segments_info
 from axialseg.formats.id_png import rgb_from_ids
-
-STAMP = "shapes.json"
-MADE_BY = "axialseg shapes"
-
-log = logging.getLogger(__name__)
 
 
 def shapes_panoptic(
@@ -59,9 +52,6 @@ def shapes_panoptic(
 def generate_shapes(root: Path, seed: int, images: dict[str, int]) -> None:
     """Makes sure that `root` holds the data of this seed, size and generator version.
 
-    All is written to a folder beside `root`, which is renamed at the end, so that `root` is never
-    half full. Of several processes that start together one does the work and the others wait.
-
     Args:
         root: folder of the data set.
         seed: every image follows from it.
@@ -70,51 +60,13 @@ def generate_shapes(root: Path, seed: int, images: dict[str, int]) -> None:
     Raises:
         UserError: `root` holds files that are not ours, or can not be written.
     """
-    stamp = {"made_by": MADE_BY, "version": GENERATOR_VERSION, "seed": seed} | images
-    if _stamp_of(root) == stamp:
-        return
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with file_lock(root.parent / f".{root.name}.lock"):
-            if _stamp_of(root) != stamp:
-                _refuse_foreign(root)
-                log.info("Generating the shapes data set in %s", root)
-                _replace(root, seed, images, stamp)
-    except OSError as error:
-        raise UserError(
-            f"{root} can not be written ({error.strerror}); give a writable folder with data.root."
-        ) from error
+    stamp = {"version": GENERATOR_VERSION, "seed": seed} | images
 
-
-def _replace(root: Path, seed: int, images: dict[str, int], stamp: dict[str, object]) -> None:
-    """Writes the data set aside, then puts it in place of whatever is at `root`."""
-    with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as folder:
-        draft = Path(folder) / "new"
-        draft.mkdir()
+    def write(draft: Path) -> None:
         for split, (name, count) in enumerate(images.items()):
             _write_split(draft, name, [(seed, split, index) for index in range(count)])
-        (draft / STAMP).write_text(json.dumps(stamp))
-        if root.exists():
-            root.rename(Path(folder) / "outdated")
-        draft.rename(root)
 
-
-def _stamp_of(root: Path) -> dict[str, object] | None:
-    """The stamp of a finished data set of ours, else None."""
-    try:
-        stamp = json.loads((root / STAMP).read_text())
-    except (OSError, ValueError):
-        return None
-    return stamp if isinstance(stamp, dict) and stamp.get("made_by") == MADE_BY else None
-
-
-def _refuse_foreign(root: Path) -> None:
-    """Raises a UserError if something is at `root` that must not be replaced."""
-    is_free = not root.exists() or (root.is_dir() and not any(root.iterdir()))
-    if not is_free and _stamp_of(root) is None:
-        raise UserError(
-            f"{root} holds files that data=shapes did not write; give another folder as data.root."
-        )
+    make_once(root, "shapes", stamp, write)
 
 
 def _write_split(root: Path, folder: str, keys: list[tuple[int, int, int]]) -> None:

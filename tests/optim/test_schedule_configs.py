@@ -17,6 +17,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 # Numbers of the authors' configurations: base rate, warm-up, steps, batch.
 RECIPES = {
     "shapes": None,
+    "patterns": None,
     "coco": (5e-4, 2000, 200_000, 64),
     "coco_max_deeplab": (1e-3, 5000, 100_000, 64),
     "coco_max_deeplab_paper": (1e-3, 5000, 100_000, 64),
@@ -33,7 +34,8 @@ def load(name: str, *overrides: str) -> DictConfig:
 
 def test_every_file_is_tested() -> None:
     files = {file.stem for file in (CONF / "schedule").glob("*.yaml")}
-    assert files - {"deeplab"} == set(RECIPES)  # deeplab is their common part
+    # deeplab is their common part, ImageNet's has a test of its own.
+    assert files - {"deeplab", "imagenet"} == set(RECIPES)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -53,6 +55,30 @@ def test_recipe_builds(name: str) -> None:
     curve = instantiate(schedule.curve)
     assert curve(cfg.trainer.max_steps) == 0.0
     assert curve(schedule.warmup_steps) > 0.9
+
+
+def test_imagenet_recipe_is_the_papers() -> None:
+    cfg = load("imagenet")
+    schedule, steps = cfg.schedule, cfg.trainer.max_steps
+    images, batch = 1_281_167, schedule.batch_size
+    assert batch == 1024
+    assert schedule.lr == pytest.approx(0.1 * batch / 256)
+    assert steps * batch / images == pytest.approx(130, rel=1e-3)
+    assert schedule.warmup_steps * batch / images == pytest.approx(10, rel=1e-3)
+    kernel = nn.Linear(2, 2)
+    groups = instantiate(schedule.parameter_groups)(kernel)
+    assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [
+        (1, 8e-5),
+        (1, 0.0),
+    ]
+    optimizer = instantiate(schedule.optimizer)(groups)
+    assert isinstance(optimizer, torch.optim.SGD)
+    for group in optimizer.param_groups:
+        assert (group["lr"], group["momentum"], group["nesterov"]) == (0.4, 0.9, True)
+    curve = instantiate(schedule.curve)
+    assert [curve(step) for step in (0, 6255)] == [0.0, 0.5]
+    assert curve(steps // 2) == pytest.approx(0.5)
+    assert curve(steps) == pytest.approx(0.0)
 
 
 def test_one_value_moves_everything_that_follows_from_it() -> None:
