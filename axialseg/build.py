@@ -43,7 +43,11 @@ def _asked_for(node: DictConfig, offered: dict[str, Any]) -> dict[str, Any]:
 def build_training_data(cfg: DictConfig, world_size: int) -> Any:
     """The LightningDataModule with what the model's loss compares with."""
     accumulated = cfg.trainer.accumulate_grad_batches
-    batch_size = batch_size_per_rank(cfg.schedule.batch_size, world_size, accumulated)
+    return build_data(cfg, batch_size_per_rank(cfg.schedule.batch_size, world_size, accumulated))
+
+
+def build_data(cfg: DictConfig, batch_size: int) -> Any:
+    """The same for a number of images per batch."""
     targets = build(cfg.model.targets) if cfg.model.targets else None
     return build(cfg.data, batch_size=batch_size, **_asked_for(cfg.data, {"targets": targets}))
 

@@ -344,6 +344,29 @@ class BenchmarkConf:
     seed: int = 0
 
 
+@dataclass
+class BenchmarkLoaderConf:
+    """Top level of `conf/benchmark_loader.yaml`.
+
+    Attributes:
+        model: see `ModelConf`; its targets are made.
+        data: the LightningDataModule that is measured.
+        batch_size: training images per batch.
+        images_per_second: training speed that is to be fed, of all devices; null shows some.
+        devices: of this machine.
+        seconds: that each measurement takes at the least.
+        seed: of the data, which may refer to it.
+    """
+
+    model: ModelConf = field(default_factory=ModelConf)
+    data: Target = MISSING
+    batch_size: int = 4
+    images_per_second: float | None = None
+    devices: int = 1
+    seconds: float = 15.0
+    seed: int = 0
+
+
 def register_schemas() -> None:
     """Makes the typed top levels known to Hydra, and the project's folder to `hydra.searchpath`."""
     os.environ["AXIALSEG_ROOT"] = str(conf_dir().parent)
@@ -355,4 +378,5 @@ def register_schemas() -> None:
     store.store(name="complexity_schema", node=ComplexityConf)
     store.store(name="memory_schema", node=MemoryConf)
     store.store(name="check_data_schema", node=CheckDataConf)
+    store.store(name="benchmark_loader_schema", node=BenchmarkLoaderConf)
     store.store(name="benchmark_schema", node=BenchmarkConf)
