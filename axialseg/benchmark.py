@@ -136,6 +136,8 @@ def compare(
     for name, contestant in forms.items():
         report(f"memory, {name}")
         peaks[name] = peak_bytes(contestant)
+        if peaks[name] is None:
+            report(f"{name}: no memory, or its process was killed")
     report("time")
     works = {name: c.make(c.job) for name, c in forms.items() if peaks[name] is not None}
     times = take_turns(works, seconds, device)

@@ -145,7 +145,8 @@ def test_what_does_not_fit_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert costs["a"].seconds is not None
     assert costs["a"].peak_bytes is not None
     assert costs["b"] == (None, 0, None)
-    assert reports == ["memory, a", "memory, b", "time"]
+    lacking = "b: no memory, or its process was killed"
+    assert reports == ["memory, a", "memory, b", lacking, "time"]
 
 
 def test_a_killed_process_did_not_fit() -> None:

@@ -22,12 +22,13 @@ def run_all() -> ModuleType:
 def test_every_script_has_a_short_version_and_a_row(run_all: ModuleType) -> None:
     rows = (BENCHMARKS / "README.md").read_text()
     found = run_all.scripts()
-    others = {file.name for file in BENCHMARKS.glob("*.py")} - {file.name for file in found}
-    can_be_run = {name for name in others if '"__main__"' in (BENCHMARKS / name).read_text()}
-    assert can_be_run == {"run_all.py"}
-    for script in found:
-        assert f"python benchmarks/{script.name}" in rows, script.name
-        assert f"python benchmarks/{script.name}" in script.read_text(), script.name
+    for script in BENCHMARKS.glob("*.py"):
+        text = script.read_text()
+        if '"__main__"' in text:
+            assert f"python benchmarks/{script.name}" in text, script.name
+            assert f"python benchmarks/{script.name}" in rows or script.name == "run_all.py"
+            # What needs a GPU, or its compiler, has no short version for every machine.
+            assert script in found or script.stem.startswith(("run_all", "gpu_", "triton_"))
 
 
 @pytest.mark.parametrize(
