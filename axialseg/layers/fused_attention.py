@@ -5,6 +5,7 @@ but has not run on a GPU yet. Once the tests with the mark `gpu` have passed on 
 `AxialAttention` does on CUDA without being asked; benchmarks/README.md has the steps.
 """
 
+import importlib.util
 import logging
 
 import torch
@@ -17,21 +18,23 @@ from axialseg.layers.lean_axial_attention import AttentionCore, lean_attention
 log = logging.getLogger(__name__)
 
 
-def _kernel() -> AttentionCore | None:
-    """The kernel, or None, said once, where it can not run."""
-    reason = "no CUDA device"
-    try:
-        from axialseg.layers.triton_axial_attention import triton_attention
-    except ImportError:
-        reason = "Triton is not installed"
-    else:
-        if torch.cuda.is_available():
-            return triton_attention
-    log.warning("Axial attention runs in its portable form instead of the kernel: %s.", reason)
+def _missing() -> str | None:
+    """What the kernel can not do without; None if all is there."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    if torch.cuda.get_device_capability() < (8, 0):
+        return "the GPU is older than compute capability 8.0"
     return None
 
 
-_KERNEL = _kernel()  # this module is imported only where a configuration asks for it
+# Asked once, as this module is imported only where a configuration asks for the kernel.
+_REASON = _missing()
+if _REASON is not None:
+    log.warning("Axial attention runs in its portable form, without the kernel: %s.", _REASON)
+else:
+    from axialseg.layers.triton_axial_attention import fits, triton_attention
 
 
 def fused_attention(
@@ -47,11 +50,15 @@ def fused_attention(
 ) -> Tensor:
     """A `Formulation`: `lean_attention` with the kernel as its core, where it can run.
 
-    Arguments as of `lean_attention`. Tensors on a CPU and float64 take the portable core.
+    Arguments as of `lean_attention`. Tensors on a CPU, float64 and very deep heads take the
+    portable core.
     """
     core: AttentionCore = chunked_attention
-    if _KERNEL is not None and query.is_cuda and query.dtype != torch.float64:
-        core = _KERNEL
+    retrieved = value.shape[1] // heads if value is not None else 0
+    depths = query.shape[1] // heads, retrieved if value_rows is None else value_rows.shape[1]
+    on_gpu = query.is_cuda and query.dtype != torch.float64
+    if _REASON is None and on_gpu and fits(*depths):
+        core = triton_attention
     return lean_attention(
         query, key, value, norm, query_rows, key_rows, value_rows, span, heads, core
     )

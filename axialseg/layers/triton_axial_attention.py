@@ -46,7 +46,7 @@ def tile_size(length: int, key_depth: int, value_depth: int) -> int:
     """M, queries and keys of a tile.
 
     32 where a program's tiles then stay in registers (compiled for compute capability 8.0 and 9.0),
-    else 16. Its shared memory is then below 64 KiB up to depths of 64 and 128; consumer cards have
+    else 16. Its shared memory is then at most 65 KiB for the depths of `fits`; consumer cards have
     about 100, an H100 227. See benchmarks/triton_kernels.py.
 
     Args:
@@ -55,6 +55,11 @@ def tile_size(length: int, key_depth: int, value_depth: int) -> int:
         value_depth: V / h.
     """
     return 32 if length > 32 and padded(key_depth) + padded(value_depth) <= 48 else 16
+
+
+def fits(key_depth: int, value_depth: int) -> bool:
+    """Whether a program has room for heads of these depths."""
+    return padded(key_depth) <= 64 and padded(value_depth) <= 128
 
 
 def kernel_options(

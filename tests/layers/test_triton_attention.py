@@ -52,12 +52,14 @@ def assert_close(found: dict[str, list[float]], case: Case, factor: float, limit
 
 @pytest.mark.parametrize("number", range(len(CASES)))
 def test_interpreted(number: int, interpreted: list[Any]) -> None:
-    assert_close(interpreted[number], CASES[number], 2, 3e-6)
+    # The interpreter cuts bfloat16 off instead of rounding it.
+    limit = 3e-6 if CASES[number].dtype == "float32" else 2**-8
+    assert_close(interpreted[number], CASES[number], 2, limit)
 
 
 def test_interpreted_layer(interpreted: list[Any]) -> None:
     assert len(interpreted) == len(CASES) + 1
-    assert len(interpreted[-1]) == 28  # output, input, 8 parameters, 4 statistics; two spans
+    assert len(interpreted[-1]) == 2 * 18  # output, input, 10 parameters, 6 statistics; two spans
     for name, error in interpreted[-1].items():
         assert error <= 1e-5, name
 
@@ -83,12 +85,13 @@ def test_without_a_gpu_the_portable_core_runs_and_says_so() -> None:
         "assert torch.equal(fused, lean(x))"
     )
     done = child(["-c", program], CUDA_VISIBLE_DEVICES="", TRITON_INTERPRET="0")
-    notices = [line for line in done.stderr.splitlines() if "instead of the kernel" in line]
+    notices = [line for line in done.stderr.splitlines() if "without the kernel" in line]
     assert len(notices) == 1
 
 
 def test_without_triton_the_portable_core_runs_and_says_so() -> None:
-    program = "import sys; sys.modules['triton'] = None; import axialseg.layers.fused_attention"
+    program = "import importlib.util; importlib.util.find_spec = lambda name: None;"
+    program += "import axialseg.layers.fused_attention"
     assert "Triton is not installed" in child(["-c", program]).stderr
 
 
@@ -101,10 +104,11 @@ def test_one_key_chooses_the_kernel() -> None:
     assert all(layer.formulation is fused_attention for layer in layers)
 
 
-def test_the_package_does_not_import_triton_unasked() -> None:
-    program = "import sys, axialseg.build, axialseg.layers.axial_attention as a; "
-    program += "a.AxialAttention(4, 4, 8, 'width', heads=2); print('triton' in sys.modules)"
-    assert child(["-c", program]).stdout == "False\n"
+def test_the_kernel_is_not_imported_unasked() -> None:
+    program = "import sys; from axialseg.layers.axial_attention import AxialAttention;"
+    program += "AxialAttention(4, 4, 8, 'width', heads=2);"
+    program += "print([name for name in sys.modules if 'axialseg.layers.triton' in name])"
+    assert child(["-c", program]).stdout == "[]\n"
 
 
 @pytest.fixture
