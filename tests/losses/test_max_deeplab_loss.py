@@ -151,3 +151,19 @@ def test_subsampling_keeps_the_corners() -> None:
     assert torch.equal(subsample(x, (9, 13)), x)
     assert torch.equal(subsample(x, (1, 1)), x[:, :1, :1])
     assert subsample(x[:, :8, :12], (2, 3)).shape == (2, 2, 3)
+
+
+def test_an_image_without_things() -> None:
+    case = "max_more_slots_than_masks"
+    loss, truth = loss_of(case), targets(case)
+    truth["semantic"][truth["thing_id_mask"] >= 0] = loss.stuff_ids[0]
+    truth["thing_id_mask"].fill_(-1)
+    truth["thing_id_class"].fill_(-1)
+    heads = outputs(case)
+    terms = loss(heads, truth)
+    assert all(term.isfinite().all() for term in terms.values())
+    assert (terms["instance_discrimination"] == 0).all()
+    assert (terms["mask_id"] > 0).all()
+    torch.stack(list(terms.values())).sum().backward()
+    assert all(head.grad is not None and head.grad.isfinite().all() for head in heads)
+    assert not heads.pixel_embedding.grad.any()
