@@ -7,6 +7,7 @@ sweeper then see one job with one set of parameters. Ranks that srun or torchrun
 left alone.
 """
 
+import ctypes
 import json
 import logging
 import math
@@ -35,6 +36,7 @@ RANK_VARIABLES = (
     "MASTER_PORT",
     "PL_GLOBAL_SEED",
 )
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as malloc.h has them
 MISTAKE = 2  # exit code for a mistake of the user's
 
 
@@ -170,13 +172,29 @@ def batch_size_per_rank(batch_size: int, world_size: int, accumulated: int) -> i
 
 
 def configure_torch(hardware: Hardware) -> None:
-    """Thread count on a CPU, matrix products in TensorFloat-32 on a GPU."""
+    """Threads and memory on a CPU, matrix products in TensorFloat-32 on a GPU."""
     import torch
 
     if hardware.accelerator == "gpu":
         torch.set_float32_matmul_precision("high")
-    elif "OMP_NUM_THREADS" not in os.environ:
+        return
+    keep_freed_memory()
+    if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cpu_count())
+
+
+def keep_freed_memory() -> None:
+    """Lets this process keep large blocks that it frees, for it will want them in the next step.
+
+    glibc maps blocks above 32 MiB one by one and unmaps them when they are freed; the kernel then
+    clears every page of the next one. Other C libraries, and a choice made by `MALLOC_` variables,
+    are left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    for option, size in ((M_MMAP_THRESHOLD, 2**30), (M_TRIM_THRESHOLD, 2**31 - 1)):
+        mallopt(option, size)
 
 
 def _devices(wanted: object, visible: int, batch_size: int | None) -> int | list[int]:
