@@ -1,7 +1,9 @@
 """Reading JSON files that users hand in."""
 
+import gc
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = 
         content = path.read_bytes()
         text = content.decode(json.detect_encoding(content), "surrogatepass")
         del content  # of a large file, before as much again is made of it
-        return json.loads(text, object_hook=object_hook)
+        with _no_search_for_cycles():
+            return json.loads(text, object_hook=object_hook)
     except FileNotFoundError as error:
         raise UserError(
             f"{path} does not exist; point data.root at the folder that holds the annotations."
@@ -36,3 +39,19 @@ def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = 
         raise UserError(
             f"{path} can not be read ({error.strerror}); give a file that you may read."
         ) from error
+
+
+@contextmanager
+def _no_search_for_cycles() -> Iterator[None]:
+    """Switches the garbage collector off.
+
+    Parsed objects hold no cycles, but the collector would go through all of them again and again:
+    a third of the time of COCO's training file.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -1,13 +1,15 @@
 """A panoptic JSON file as flat arrays, nothing judged yet.
 
-COCO's training split lists 800,000 segments. As Python objects they take a gigabyte, which loader
-processes would copy bit by bit; so each is put into arrays the moment it is parsed, and its object
-forgotten.
+COCO's training split lists 800,000 segments. As Python objects they take hundreds of megabytes,
+which loader processes would copy bit by bit; so those of an image are put into arrays the moment
+they are parsed, and their objects forgotten.
 """
 
 import json
 import math
 from array import array
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +18,8 @@ from numpy.typing import NDArray
 
 from axialseg.errors import UserError
 from axialseg.formats.json_file import read_json
+
+UNKNOWN_BOX = array("f", (math.nan,) * 4)
 
 
 class PanopticTable(NamedTuple):
@@ -94,12 +98,6 @@ class _NotPanoptic(Exception):
     """The reason why; no `ValueError`, which would say that the file is no JSON."""
 
 
-class _Row(int):
-    """Place of a segment in the arrays, where the segment was in the JSON."""
-
-    __slots__ = ()
-
-
 class _Segments:
     """Takes the segments out of a JSON file while it is parsed."""
 
@@ -111,12 +109,10 @@ class _Segments:
         self.boxes = array("f")
 
     def shorten(self, row: dict[str, Any]) -> Any:
-        """A segment is stored and becomes its number, an image loses what nobody asks for."""
+        """Stores the segments of an annotation; an image loses what nobody asks for."""
         try:
             if "segments_info" in row:
-                return row
-            if "category_id" in row:
-                return self._store(row)
+                return row | {"segments_info": self._store(row["segments_info"])}
         except KeyError as error:
             raise _NotPanoptic(f"{error} is missing") from error
         except (TypeError, OverflowError, ValueError) as error:
@@ -125,23 +121,43 @@ class _Segments:
             return {key: row[key] for key in ("id", "file_name", "height", "width") if key in row}
         return row
 
-    def _store(self, segment: dict[str, Any]) -> _Row:
-        number = len(self.ids)
-        self.ids.append(_whole(segment["id"]))
-        self.category_ids.append(_whole(segment["category_id"]))
-        self.is_crowd.append(bool(segment.get("iscrowd", 0)))
-        area, box = segment.get("area"), segment.get("bbox")
-        self.areas.append(area if isinstance(area, int | float) else math.nan)
-        if isinstance(box, list) and len(box) == 4:
-            self.boxes.extend(side if isinstance(side, int | float) else math.nan for side in box)
-        else:
-            self.boxes.extend((math.nan,) * 4)
-        return _Row(number)
+    def _store(self, rows: list[Any]) -> range:
+        """Appends the segments of one image; gives their places in the arrays."""
+        if not all(isinstance(row, dict) for row in rows):
+            raise TypeError("segments_info holds no objects")
+        first = len(self.ids)
+        self.ids.extend(_whole("i", [row["id"] for row in rows]))
+        self.category_ids.extend(_whole("q", [row["category_id"] for row in rows]))
+        self.is_crowd.extend([bool(row.get("iscrowd", 0)) for row in rows])
+        self.areas.extend(_numbers([row.get("area", math.nan) for row in rows]))
+        for row in rows:
+            self.boxes.extend(_box(row.get("bbox")))
+        return range(first, len(self.ids))
 
 
-def _whole(value: Any) -> Any:
-    """A number that some tools write as 7.0."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def _whole(code: str, values: list[Any]) -> array:
+    """Whole numbers, which some tools write as 7.0."""
+    try:
+        return array(code, values)
+    except TypeError:
+        whole = (int(v) if isinstance(v, float) and v.is_integer() else v for v in values)
+        return array(code, whole)
+
+
+def _numbers(values: list[Any]) -> array:
+    """Numbers; NaN where there is something else."""
+    try:
+        return array("d", values)
+    except TypeError:
+        return array("d", (v if isinstance(v, int | float) else math.nan for v in values))
+
+
+def _box(sides: Any) -> array:
+    """The four sides of a box; NaN if they are something else."""
+    if isinstance(sides, list) and len(sides) == 4:
+        with suppress(TypeError):
+            return array("f", sides)
+    return UNKNOWN_BOX
 
 
 def _table(path: Path, content: Any, segments: _Segments) -> PanopticTable:
@@ -150,9 +166,8 @@ def _table(path: Path, content: Any, segments: _Segments) -> PanopticTable:
         images, annotations = content["images"], content["annotations"]
         place = {row["id"]: number for number, row in enumerate(images)}
         sizes = [(_pixels(row, "height"), _pixels(row, "width")) for row in images]
-        rows = [row for annotation in annotations for row in _rows_of(annotation)]
-        lengths = [len(annotation["segments_info"]) for annotation in annotations]
-        order = np.array(rows, np.int64)
+        rows: list[range] = [annotation["segments_info"] for annotation in annotations]
+        order = np.fromiter(chain.from_iterable(rows), np.int64)
         categories = content.get("categories")
         if not all(isinstance(row, dict) for row in categories or []):
             raise TypeError("categories are no objects")
@@ -165,7 +180,7 @@ def _table(path: Path, content: Any, segments: _Segments) -> PanopticTable:
             np.array([place.get(row["image_id"], -1) for row in annotations], np.int32),
             np.array([row["image_id"] for row in annotations]),
             np.array([row["file_name"] for row in annotations], np.str_),
-            np.cumsum([0, *lengths], dtype=np.int64),
+            np.cumsum([0, *map(len, rows)], dtype=np.int64),
             np.array(segments.ids, np.int32)[order],
             np.array(segments.category_ids, np.int64)[order],
             np.array(segments.is_crowd, np.bool_)[order],
@@ -176,17 +191,6 @@ def _table(path: Path, content: Any, segments: _Segments) -> PanopticTable:
         raise _NotPanoptic(f"{error} is missing") from error
     except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise _NotPanoptic(str(error)) from error
-
-
-def _rows_of(annotation: Any) -> list[_Row]:
-    """Numbers of an annotation's segments."""
-    if isinstance(annotation, _Row):  # an instance annotation: it has a category itself
-        raise KeyError("segments_info")
-    rows: list[Any] = annotation["segments_info"]
-    for row in rows:
-        if not isinstance(row, _Row):
-            raise KeyError("category_id")
-    return rows
 
 
 def _pixels(row: dict[str, Any], key: str) -> int:

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from coco_tree import write_tree
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from lightning.pytorch.trainer.states import TrainerFn
 from omegaconf import OmegaConf
 
 from axialseg.datasets.coco import CocoPanoptic
@@ -243,3 +245,74 @@ def test_shipped_configurations_open_their_data(root: Path, name: str, classes: 
         assert tuple(batch["image"].shape[2:]) == tuple(config.data.crop_size)
         (first, *_) = module.val_dataloader()
         assert first["image"].shape[2] >= config.data.eval_size[0]
+
+
+def test_images_of_a_training_batch_are_the_crops(root: Path) -> None:
+    module = make(root, seed=3)
+    (batch,) = train_batches(module, 1)
+    for k in range(4):
+        sample = module.train_dataset.read(int(batch["index"][k]))
+        rng = np.random.default_rng([3, int(batch["position"][k])])
+        crop = module.train_transform(sample, rng)
+        np.testing.assert_array_equal(batch["image"][k].permute(1, 2, 0).numpy(), crop.image)
+        np.testing.assert_array_equal(batch["valid"][k].numpy(), crop.valid)
+
+
+# --- the look at all names and the first images, before training ---
+
+
+@pytest.fixture
+def own_root(tmp_path: Path) -> Path:
+    write_tree(tmp_path)
+    return tmp_path
+
+
+def make_own(root: Path, fn: TrainerFn) -> PanopticDataModule:
+    def opened(split: str) -> partial[CocoPanoptic]:
+        return partial(
+            CocoPanoptic,
+            image_folder=f"{split}2017",
+            annotation_file=f"annotations/panoptic_{split}2017.json",
+            panoptic_folder=f"annotations/panoptic_{split}2017",
+        )
+
+    module = make(root, train_dataset=opened("train"), val_dataset=opened("val"))
+    module.trainer = SimpleNamespace(state=SimpleNamespace(fn=fn))
+    return module
+
+
+def test_faultless_data_may_be_trained_on(own_root: Path) -> None:
+    make_own(own_root, TrainerFn.FITTING).prepare_data()
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("folder", ["{}2017", "annotations/panoptic_{}2017"])
+def test_missing_files_are_named_before_training(own_root: Path, split: str, folder: str) -> None:
+    *_, last = sorted((own_root / folder.format(split)).iterdir())
+    module = make_own(own_root, TrainerFn.FITTING)
+    last.unlink()
+    with pytest.raises(UserError, match=f"{last} does not exist; unpack the") as caught:
+        module.prepare_data()
+    assert "more like it" not in str(caught.value)
+
+
+def test_evaluation_looks_at_its_own_files_alone(own_root: Path) -> None:
+    (own_root / "train2017" / "000000000004.jpg").unlink()
+    make_own(own_root, TrainerFn.VALIDATING).prepare_data()
+    (own_root / "val2017" / "000000000004.jpg").unlink()
+    with pytest.raises(UserError, match=r"val2017/000000000004\.jpg does not exist"):
+        make_own(own_root, TrainerFn.VALIDATING).prepare_data()
+
+
+def test_the_first_images_are_read_before_training(own_root: Path) -> None:
+    module = make_own(own_root, TrainerFn.FITTING)
+    (batch,) = train_batches(make(own_root, **vars_of(module)), 1)
+    first = int(batch["index"][0])
+    image = own_root / "train2017" / f"{first:012d}.jpg"
+    image.write_bytes(image.read_bytes()[:300])
+    with pytest.raises(UserError, match=f"{image} can not be read"):
+        module.prepare_data()
+
+
+def vars_of(module: PanopticDataModule) -> dict[str, Any]:
+    return {"train_dataset": module.open_train_dataset, "val_dataset": module.open_train_dataset}

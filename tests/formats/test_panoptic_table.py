@@ -81,7 +81,7 @@ def test_encodings(tmp_path: Path, encoding: str) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda c: c["annotations"][0].update(segments_info=[0, 1]), "'category_id' is missing"),
+        (lambda c: c["annotations"][0].update(segments_info=[0, 1]), "segments_info holds no obj"),
         (lambda c: c["annotations"][0].update(segments_info=None), "not iterable"),
         (lambda c: c["annotations"][0]["segments_info"][0].pop("id"), "'id' is missing"),
         (lambda c: c["annotations"][0]["segments_info"][0].update(id=1.5), "float"),
@@ -102,12 +102,15 @@ def test_refusals(tmp_path: Path, change: Any, reason: str) -> None:
 def test_segments_are_never_python_objects_all_at_once(tmp_path: Path) -> None:
     count = 20_000
     segments = [SEGMENTS[0] | {"id": n} for n in range(1, count + 1)]
+    images = [segments[start : start + 100] for start in range(0, count, 100)]
     content = CONTENT | {
-        "annotations": [{"image_id": 1, "file_name": "b.png", "segments_info": segments}]
+        "annotations": [
+            {"image_id": 1, "file_name": "b.png", "segments_info": rows} for rows in images
+        ]
     }
     path = tmp_path / "a.json"
     path.write_text(json.dumps(content))
-    del segments, content
+    del segments, images, content
     tracemalloc.start()
     table = read_panoptic_table(path)
     peak = tracemalloc.get_traced_memory()[1]
