@@ -207,7 +207,7 @@ class _Similarity(Protocol):
         ...
 
     def add_gradients(self, query: Tensor, key: Tensor) -> Tensor:
-        """Adds to the gradients ``[h, d, s, L]``; returns that of the scales, ``[n]``."""
+        """Adds to the gradients ``[h, d, s, L]``; returns that of the scales, float64 ``[n]``."""
         ...
 
 
@@ -245,7 +245,7 @@ class _Content:
     def add_gradients(self, query: Tensor, key: Tensor) -> Tensor:
         """See `_Similarity`."""
         key += self.layout.from_sequences(self.key_sum.flip(-1))
-        scale_gradient = (self.query_sum * self.query).sum((1, 2))
+        scale_gradient = (self.query_sum * self.query).sum(1).sum(1, dtype=torch.float64)
         query += self.layout.from_sequences(self.query_sum.mul_(self.scale))
         return scale_gradient
 
@@ -285,7 +285,7 @@ class _QueryPosition:
 
     def add_gradients(self, query: Tensor, key: Tensor) -> Tensor:
         """See `_Similarity`."""
-        scale_gradient = (self.sum * self.query).sum((0, 1))
+        scale_gradient = (self.sum * self.query).sum(1).sum(0, dtype=torch.float64)
         query += self.layout.from_positions(self.sum.mul_(self.scale))
         return scale_gradient
 
@@ -321,7 +321,7 @@ class _KeyPosition:
 
     def add_gradients(self, query: Tensor, key: Tensor) -> Tensor:
         """See `_Similarity`."""
-        scale_gradient = (self.sum * self.key).sum((0, 1))
+        scale_gradient = (self.sum * self.key).sum(1).sum(0, dtype=torch.float64)
         key += self.layout.from_positions(self.sum.mul_(self.scale).flip(0))
         return scale_gradient
 
@@ -565,7 +565,8 @@ def _backward(core: _Core, gradient: Tensor) -> list[Tensor | None]:
     dtype = core.scales.dtype
     query_grad, key_grad = (_empty_like(x, x.shape[1]).zero_() for x in (core.query, core.key))
     value_grad = None if core.value is None else _empty_like(core.value, core.value.shape[1])
-    scale_grad = torch.zeros_like(core.scales)
+    # A sum over every position of the batch.
+    scale_grad = torch.zeros_like(core.scales, dtype=torch.float64)
     for chunk in core.chunks():
         parts = core.retrieved(gradient, chunk)
         for retrieval, part in zip(chunk.retrievals(), parts, strict=True):

@@ -78,7 +78,7 @@ def content_moments(query: Tensor, key: Tensor, span: int) -> Moments:
         left = _with_rest(query, *centers)
         total, squares = _local_moments(left, _with_one(key, centers[1]), span // 2)
     pairs = batch * sequences * visible_offsets(length, span, query).sum()
-    center = (centers[0] * centers[1]).sum(1)
+    center = (centers[0].double() * centers[1].double()).sum(1)
     return Moments(pairs.expand_as(center), center, total, squares)
 
 
@@ -99,7 +99,7 @@ def position_moments(x: Tensor, rows: Tensor) -> Moments:
     row_centers = row_center.expand_as(center)
     total, squares = _gram_moments(left, in_sight, center, row_centers)
     pairs = x.shape[0] * x.shape[3] * visible.sum()
-    constant = (center * row_centers).sum(1)
+    constant = (center.double() * row_centers.double()).sum(1)
     return Moments(pairs.expand_as(constant), constant, total, squares)
 
 

@@ -1,6 +1,7 @@
 """The lean formulation of axial attention is the reference one, in every way that it is run."""
 
 import copy
+import math
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from axialseg.layers import chunked_attention, similarity_statistics
 from axialseg.layers.axial_attention import AxialAttention, reference_attention
 from axialseg.layers.batch_norm import BatchNorm
 from axialseg.layers.lean_axial_attention import lean_attention, similarity_scales
+from axialseg.layers.textbook_axial_attention import TextbookAxialAttention
 
 TERMS = ("content_similarity", "query_position", "key_position", "value_content", "value_position")
 CHANNELS = 6
@@ -247,6 +249,44 @@ def test_float32_scales_are_as_exact_as_the_textbooks(ratio: float, span: int | 
         scale = exact.abs().max()
         limit = max(float((theirs - exact).abs().max() / scale), 1e-6)
         assert float((ours - exact).abs().max() / scale) <= limit
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("ratio", [0.0, 2.0, 20.0, 200.0])
+def test_float32_is_as_exact_as_the_textbook(ratio: float, batch: int) -> None:
+    """Outputs, every gradient and statistic; the mean of q . k is some standard deviations.
+
+    Single errors are luck, so theirs and ours are compared on average over inputs.
+    """
+    excess: dict[str, list[float]] = {}
+    for seed in range(12):
+        generator = torch.Generator().manual_seed(seed)
+        shift = 1.4 * ratio / 8**0.5 * torch.randn(32, generator=generator).sign().repeat(2)
+        x = torch.randn(batch, 64, 65, 8, generator=generator, dtype=torch.float64)
+
+        def result(kind: type[AxialAttention], dtype: torch.dtype) -> dict[str, Tensor]:
+            torch.manual_seed(0)
+            layer = kind(64, 32, 64, "height", heads=4)
+            with torch.no_grad():
+                layer.qkv.norm.bias[:64] = shift  # noqa: B023
+            layer.similarity_norm.momentum = 1.0
+            return step(layer.to(dtype), x.to(dtype))  # noqa: B023
+
+        truth = result(TextbookAxialAttention, torch.float64)
+        textbook = result(TextbookAxialAttention, torch.float32)
+        ours = result(AxialAttention, torch.float32)
+        for name, exact in truth.items():
+            if name == "similarity_norm.bias":
+                continue  # its gradient is 0
+            size = exact
+            if name == "similarity_norm.running_mean":
+                size = truth["similarity_norm.running_var"].sqrt()  # the mean itself may be near 0
+            errors = [float((run[name] - exact).norm() / size.norm()) for run in (ours, textbook)]
+            # Half a rounding of float32: no result can be expected to be nearer.
+            one, other = (math.log(max(error, 2**-24)) for error in errors)
+            excess.setdefault(name, []).append(one - other)
+    for name, logarithms in excess.items():
+        assert math.exp(sum(logarithms) / len(logarithms)) <= 1.2, name
 
 
 def textbook_maps(query: Tensor, key: Tensor, *rows_and_heads: object) -> Tensor:
