@@ -1,8 +1,9 @@
 """The core of axial attention in chunks: the logits are never in memory as a whole.
 
-The backward pass keeps the inputs only, and computes the weights again. A chunk is
-some sequences; its queries are taken block by block with all keys in their reach, so that the
-logits at hand fit in a cache. Everything is a matrix product, of one of two layouts:
+The backward pass keeps the inputs only, and computes the weights again. A chunk is some sequences,
+of several images where they are small; its queries are taken block by block with all keys in their
+reach, so that the logits at hand fit in a cache. Everything is a matrix product, of one of two
+layouts:
 
 - by sequence, ``[n, d, L]``: q . k and sum w v;
 - by position, ``[L, d, n]``: q . rq and sum w rv, a product for each query with the table rows of
@@ -99,45 +100,56 @@ def _even_part(total: int, wanted: float) -> int:
     return -(-total // max(1, round(total / max(wanted, 1))))
 
 
+def _slices(total: int, part: int) -> list[slice]:
+    """Cuts 0..total into parts."""
+    return [slice(first, min(first + part, total)) for first in range(0, total, part)]
+
+
+def _size(part: slice) -> int:
+    return part.stop - part.start
+
+
 class _Layout(NamedTuple):
-    """Brings the sequences of a chunk, ``[h, d, s, L]``, into the order of the products and back.
+    """Brings a chunk's sequences, ``[b, h, d, s, L]``, into the order of the products and back.
 
     The first copy keeps together what lies together in memory; the other order is the transpose of
     one matrix, for which the library has a fast way.
 
     Attributes:
+        images: b.
         heads: h.
         is_by_position: whether the sequences lie side by side in an image, as the columns of
             ``[B, C, H, W]`` do, and not the positions of a sequence.
     """
 
+    images: int
     heads: int
     is_by_position: bool
 
     def by_sequence(self, x: Tensor) -> Tensor:
-        """``[h, d, s, L]`` -> ``[n, d, L]``."""
+        """``[b, h, d, s, L]`` -> ``[n, d, L]``."""
         if not self.is_by_position:
-            return x.transpose(1, 2).flatten(0, 1).contiguous()
+            return x.transpose(2, 3).flatten(0, 2).contiguous()
         length, depth, n = (x := self.by_position(x)).shape
         return x.view(-1, n).t().contiguous().view(n, length, depth).transpose(1, 2)
 
     def by_position(self, x: Tensor) -> Tensor:
-        """``[h, d, s, L]`` -> ``[L, d, n]``."""
+        """``[b, h, d, s, L]`` -> ``[L, d, n]``."""
         if self.is_by_position:
-            return x.permute(3, 1, 0, 2).flatten(2).contiguous()
+            return x.permute(4, 2, 0, 1, 3).flatten(2).contiguous()
         n, depth, length = (x := self.by_sequence(x)).shape
         return x.view(n, -1).t().contiguous().view(depth, length, n).transpose(0, 1)
 
     def from_sequences(self, x: Tensor) -> Tensor:
-        """``[n, d, L]`` -> ``[h, d, s, L]``."""
+        """``[n, d, L]`` -> ``[b, h, d, s, L]``."""
         if not self.is_by_position:
-            return x.unflatten(0, (self.heads, -1)).transpose(1, 2)
+            return x.unflatten(0, (self.images, self.heads, -1)).transpose(2, 3)
         rows = x.flatten(1).t().contiguous()
-        return rows.view(*x.shape[1:], self.heads, -1).permute(2, 0, 3, 1)
+        return rows.view(*x.shape[1:], self.images, self.heads, -1).permute(2, 3, 0, 4, 1)
 
     def from_positions(self, x: Tensor) -> Tensor:
-        """``[L, d, n]`` -> ``[h, d, s, L]``."""
-        return x.unflatten(2, (self.heads, -1)).permute(2, 1, 3, 0)
+        """``[L, d, n]`` -> ``[b, h, d, s, L]``."""
+        return x.unflatten(2, (self.images, self.heads, -1)).permute(2, 3, 1, 4, 0)
 
 
 class _Table:
@@ -207,7 +219,7 @@ class _Similarity(Protocol):
         ...
 
     def add_gradients(self, query: Tensor, key: Tensor) -> Tensor:
-        """Adds to the gradients ``[h, d, s, L]``; returns that of the scales, float64 ``[n]``."""
+        """Adds to gradients ``[b, h, d, s, L]``; returns that of the scales, float64 ``[n]``."""
         ...
 
 
@@ -215,8 +227,8 @@ class _Content:
     """q . k of a chunk.
 
     Args:
-        query: ``[h, d, s, L]``.
-        key: ``[h, d, s, L]``.
+        query: ``[b, h, d, s, L]``.
+        key: ``[b, h, d, s, L]``.
         scale: ``[n]``.
         layout: of the chunk.
     """
@@ -254,7 +266,7 @@ class _QueryPosition:
     """q . rq of a chunk.
 
     Args:
-        query: ``[h, d, s, L]``.
+        query: ``[b, h, d, s, L]``.
         scale: ``[n]``.
         table: of rq.
         layout: of the chunk.
@@ -330,11 +342,11 @@ class _Retrieval(Protocol):
     """A term of what a chunk retrieves."""
 
     def retrieve(self, weights: Tensor, block: _Block) -> Tensor:
-        """Weights ``[n, I, J]`` -> ``[h, d, s, I]``."""
+        """Weights ``[n, I, J]`` -> ``[b, h, d, s, I]``."""
         ...
 
     def take_gradient(self, gradient: Tensor) -> None:
-        """Takes in the gradient ``[h, d, s, L]`` of what was retrieved."""
+        """Takes in the gradient ``[b, h, d, s, L]`` of what was retrieved."""
         ...
 
     def differentiate(
@@ -348,7 +360,7 @@ class _ValueContent:
     """Sum over the keys of w v of a chunk.
 
     Args:
-        value: ``[h, d, s, L]``.
+        value: ``[b, h, d, s, L]``.
         layout: of the chunk.
     """
 
@@ -376,7 +388,7 @@ class _ValueContent:
         self.sum[..., block.keys] += torch.bmm(left, weights)
 
     def value_gradient(self) -> Tensor:
-        """``[h, d, s, L]``."""
+        """``[b, h, d, s, L]``."""
         return self.layout.from_sequences(self.sum.flip(-1))
 
 
@@ -422,10 +434,10 @@ def _add(target: Tensor, term: Tensor, is_first: bool) -> None:
 
 
 class _Chunk(NamedTuple):
-    """Some heads of some sequences of an image.
+    """Some heads of some sequences of some images.
 
     Attributes:
-        image: index of the image.
+        images: slice of the batch.
         heads: slice of the heads.
         sequences: slice of the sequences.
         similarities: the terms of the logits, in the order of the scales.
@@ -433,7 +445,7 @@ class _Chunk(NamedTuple):
         position: what retrieves rows, None where nothing does.
     """
 
-    image: int
+    images: slice
     heads: slice
     sequences: slice
     similarities: list[_Similarity]
@@ -463,12 +475,14 @@ class _Core:
         self.scales = scales.to(torch.promote_types(query.dtype, torch.float32))
         self.heads = scales.shape[1]
         dtype = self.scales.dtype
-        sequences, length = query.shape[2:]
+        batch, _, sequences, length = query.shape
         size = CHUNK_BYTES.get(query.device.type, CHUNK_BYTES["cuda"]) // dtype.itemsize
         self.blocks, n = _cut(length, span, size)
         # Heads are taken apart first: then long pieces of memory stay together.
         self.sequences = _even_part(sequences, n)
         self.chunk_heads = _even_part(self.heads, n / sequences)
+        # Small images fill a chunk together.
+        self.images = _even_part(batch, n / (self.heads * sequences))
         margin = _margin(length, span, self.blocks[0].shape[0])
 
         def table(rows: Tensor | None) -> _Table | None:
@@ -482,26 +496,28 @@ class _Core:
             self.hidden.rows[:, :margin] = -torch.inf
             self.hidden.rows[:, -margin:] = -torch.inf
         pairs = max(math.prod(block.shape) for block in self.blocks)
-        self.scratch = _Scratch(query, self.chunk_heads * self.sequences * pairs, dtype)
+        n = self.images * self.chunk_heads * self.sequences
+        self.scratch = _Scratch(query, n * pairs, dtype)
 
     def chunks(self) -> Iterator[_Chunk]:
         """All heads of all sequences of all images, laid out for the products."""
         batch, _, sequences, _ = self.query.shape
-        for image, head, first in product(
-            range(batch),
-            range(0, self.heads, self.chunk_heads),
-            range(0, sequences, self.sequences),
+        for images, heads, some in product(
+            _slices(batch, self.images),
+            _slices(self.heads, self.chunk_heads),
+            _slices(sequences, self.sequences),
         ):
-            heads = slice(head, min(head + self.chunk_heads, self.heads))
-            yield self._chunk(image, heads, slice(first, min(first + self.sequences, sequences)))
+            yield self._chunk(images, heads, some)
 
-    def _chunk(self, image: int, heads: slice, sequences: slice) -> _Chunk:
+    def _chunk(self, images: slice, heads: slice, sequences: slice) -> _Chunk:
         def part(x: Tensor) -> Tensor:
-            return self._part(x, image, heads, sequences).to(self.scales.dtype)
+            return self._part(x, images, heads, sequences).to(self.scales.dtype)
 
-        layout = _Layout(heads.stop - heads.start, self.query.stride(2) < self.query.stride(3))
+        is_by_position = self.query.stride(2) < self.query.stride(3)
+        layout = _Layout(_size(images), _size(heads), is_by_position)
         # [T, n]
-        scales = self.scales[:, heads].repeat_interleave(sequences.stop - sequences.start, 1)
+        scales = self.scales[:, heads].repeat_interleave(_size(sequences), 1)
+        scales = scales.repeat(1, _size(images))
         query, key = part(self.query), part(self.key)
         similarities: list[_Similarity] = []
         if len(scales) > (self.query_table is not None) + (self.key_table is not None):
@@ -519,23 +535,22 @@ class _Core:
             content = _ValueContent(part(self.value), layout)
         if self.value_table is not None:
             position = _ValuePosition(self.value_table, layout, self.scratch)
-        return _Chunk(image, heads, sequences, similarities, content, position)
+        return _Chunk(images, heads, sequences, similarities, content, position)
 
-    def _part(self, x: Tensor, image: int, heads: slice, sequences: slice) -> Tensor:
-        return x[image, :, sequences].unflatten(0, (self.heads, -1))[heads]
+    def _part(self, x: Tensor, images: slice, heads: slice, sequences: slice) -> Tensor:
+        return x[images, :, sequences].unflatten(1, (self.heads, -1))[:, heads]
 
     def part(self, x: Tensor, chunk: _Chunk) -> Tensor:
-        """x: ``[B, C, S, L]`` -> a view of what belongs to a chunk, ``[h, d, s, L]``."""
-        return self._part(x, chunk.image, chunk.heads, chunk.sequences)
+        """x: ``[B, C, S, L]`` -> a view of what belongs to a chunk, ``[b, h, d, s, L]``."""
+        return self._part(x, chunk.images, chunk.heads, chunk.sequences)
 
     def retrieved(self, x: Tensor, chunk: _Chunk) -> list[Tensor]:
-        """x: ``[B, T' V, S, L]`` -> a view ``[h, d, s, L]`` for each term retrieved."""
+        """x: ``[B, T' V, S, L]`` -> a view ``[b, h, d, s, L]`` for each term retrieved."""
         return [self.part(term, chunk) for term in x.chunk(len(chunk.retrievals()), dim=1)]
 
     def weights(self, chunk: _Chunk, block: _Block) -> Tensor:
         """Weights ``[n, I, J]``."""
-        heads, sequences = chunk.heads, chunk.sequences
-        n = (heads.stop - heads.start) * (sequences.stop - sequences.start)
+        n = _size(chunk.images) * _size(chunk.heads) * _size(chunk.sequences)
         logits = self.scratch.logits(n, *block.shape)
         # The key position first: setting transposed values is faster than adding them.
         for number, term in enumerate(reversed(chunk.similarities)):
@@ -583,7 +598,8 @@ def _backward(core: _Core, gradient: Tensor) -> list[Tensor | None]:
         query_part, key_part = (core.part(x, chunk) for x in (query_grad, key_grad))
         for number, similarity in enumerate(chunk.similarities):
             gradient_of_scale = similarity.add_gradients(query_part, key_part)
-            scale_grad[number, chunk.heads] += gradient_of_scale.view(len(query_part), -1).sum(1)
+            by_head = gradient_of_scale.view(*query_part.shape[:2], -1).sum((0, 2))
+            scale_grad[number, chunk.heads] += by_head
         if value_grad is not None and chunk.content is not None:
             core.part(value_grad, chunk).copy_(chunk.content.value_gradient())
     tables = (core.query_table, core.key_table, core.value_table)

@@ -90,6 +90,20 @@ def test_equals_the_reference_with_few_terms(left_out: tuple[str, ...], span: in
     assert_equal(step(lean, image(5, 23)), step(reference, image(5, 23)))
 
 
+@pytest.mark.parametrize("axis", ["height", "width"])
+@pytest.mark.parametrize("span", [None, 5])
+@pytest.mark.parametrize("images", [1, 2, 3, 5])
+def test_several_images_in_a_chunk(
+    images: int, span: int | None, axis: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lean, reference = pair(axis=axis, span=span)
+    bytes_of_an_image = lean.heads * 6 * 6 * 6 * 8
+    monkeypatch.setitem(chunked_attention.CHUNK_BYTES, "cpu", images * bytes_of_an_image)
+    monkeypatch.setattr(chunked_attention, "FEWEST_ROWS", 1)
+    x = image(6, 6, batch=5)
+    assert_equal(step(lean, x), step(reference, x))
+
+
 @pytest.mark.parametrize(("span", "max_offset"), [(None, 254), (65, 254), (None, 20), (65, 20)])
 @pytest.mark.parametrize("length", [1, 2, 3, 33, 64, 65, 129, 257])
 def test_any_length(length: int, span: int | None, max_offset: int) -> None:
