@@ -156,18 +156,21 @@ class _Normalise(torch.autograd.Function):
         return centred, scale_gradient.to(x.dtype), shift_gradient.to(x.dtype), None, None, None
 
 
-ROWS = 16  # added up in float32 before they go into a sum in float64
+RUN, ROWS = 64, 16  # values that are added up in float32 before they go into a sum in float64
 
 
 def _channel_sums(x: Tensor) -> Tensor:
-    """x: float32 ``[N, C, ...]`` -> ``[C]``, float64."""
-    if x.stride(1) != 1:
-        return x.sum([d for d in range(x.ndim) if d != 1], dtype=torch.float64)
-    # With the channels innermost in memory, float64 from the start takes ten times as long.
-    rows = x.movedim(1, -1).flatten(0, -2)
-    whole = len(rows) // ROWS * ROWS
-    parts = rows[:whole].unflatten(0, (-1, ROWS)).sum(1)
-    return parts.sum(0, dtype=torch.float64) + rows[whole:].sum(0, dtype=torch.float64)
+    """x: float32 ``[N, C, ...]`` -> ``[C]``, float64; float64 from the start takes far longer."""
+    order = sorted(range(2, x.ndim), key=x.stride, reverse=True)
+    if x.stride(1) == 1:
+        values, run, dim = x.permute(0, *order, 1).reshape(-1, x.shape[1]), ROWS, 0
+    else:
+        values, run, dim = x.permute(1, 0, *order).reshape(x.shape[1], len(x), -1), RUN, 2
+    whole = values.shape[dim] // run * run
+    parts = values.narrow(dim, 0, whole).unflatten(dim, (-1, run)).sum(dim + 1)
+    rest = values.narrow(dim, whole, values.shape[dim] - whole)
+    dims = (0,) if dim == 0 else (1, 2)
+    return parts.sum(dims, dtype=torch.float64) + rest.sum(dims, dtype=torch.float64)
 
 
 def world_size() -> int:
