@@ -68,11 +68,7 @@ def _check(cfg: DictConfig, title: str, folder: Path) -> int:
     say = partial(print, flush=True)
     workers = cpu_count() if cfg.workers is None else cfg.workers
     datasets = _open(cfg)
-    splits = []
-    for name, dataset in datasets.items():
-        report = check_split(name, dataset, workers, say)
-        splits.append((report, dataset))
-    reports: list[SplitReport] = [report for report, _ in splits]
+    reports = [check_split(name, dataset, workers, say) for name, dataset in datasets.items()]
     _compare_classes(reports)
     table = folder / "findings.csv"
     for report in reports:
@@ -81,7 +77,7 @@ def _check(cfg: DictConfig, title: str, folder: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         write_findings(reports, table)
         write_statistics(reports, folder / "statistics.json")
-        html = page(f"{title}: {cfg.data.root}", splits, cfg.samples, table.name)
+        html = page(f"{title}: {cfg.data.root}", reports, cfg.samples, table.name)
         (folder / "index.html").write_text(html, encoding="utf-8")
     except OSError as error:
         raise UserError(

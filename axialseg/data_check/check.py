@@ -28,22 +28,27 @@ class SplitReport:
     Attributes:
         name: train or val.
         length: number of images that the data set has.
-        categories: None if the annotation file does not even tell the classes.
+        inspector: of its files; None if the annotation file does not even tell the classes.
         statistics: of what could be read.
         findings: errors first, in the order of the images.
-        examples: kind of a warning -> index of the first image that has it.
+        examples: kind of finding -> index of the first image that has it and can be shown.
         healthy: indices of images without errors.
         seconds: that the check took.
     """
 
     name: str
     length: int
-    categories: Categories | None
+    inspector: Inspector | None
     statistics: SplitStatistics
     findings: list[Finding]
     examples: dict[str, int]
     healthy: list[int]
     seconds: float
+
+    @property
+    def categories(self) -> Categories | None:
+        """The classes, if they are known."""
+        return None if self.inspector is None else self.inspector.categories
 
     @property
     def errors(self) -> list[Finding]:
@@ -75,22 +80,24 @@ def check_split(name: str, dataset: Inspectable, workers: int, say: Say) -> Spli
     examples: dict[str, int] = {}
     healthy: list[int] = []
     found: dict[int, tuple[Finding, ...]] = {}
+    shown: set[int] = set()
     progress = _Progress(name, len(inspector), say)
     for result in _results(inspector, workers):
         statistics.merge(result.statistics)
         found |= result.findings
         healthy += result.healthy
+        shown |= result.shown
         progress.advance(result.images, result.findings)
     for index in sorted(found):
         findings += found[index]
-        for finding in found[index]:
-            if not finding.is_error:
+        if index in shown:
+            for finding in found[index]:
                 examples.setdefault(finding.kind, index)
     findings.sort(key=lambda finding: not finding.is_error)
     return SplitReport(
         name,
         len(inspector),
-        inspector.categories,
+        inspector,
         statistics,
         findings,
         examples,
@@ -107,25 +114,29 @@ class _Result(NamedTuple):
         statistics: of them.
         findings: index -> what is wrong; images without findings are left out.
         healthy: indices of images that can be trained on.
+        shown: indices of images with findings whose files can be read.
     """
 
     images: int
     statistics: SplitStatistics
     findings: dict[int, tuple[Finding, ...]]
     healthy: list[int]
+    shown: set[int]
 
 
 def _inspect(inspector: Inspector, indices: range) -> _Result:
     statistics = SplitStatistics(inspector.categories.semantic_channels)
-    findings, healthy = {}, []
+    findings, healthy, shown = {}, [], set()
     for index in indices:
         image = inspector.inspect(index)
         statistics.add(image, inspector.categories)
         if image.findings:
             findings[index] = image.findings
+            if image.is_complete:
+                shown.add(index)
         if image.is_complete and not any(finding.is_error for finding in image.findings):
             healthy.append(index)
-    return _Result(len(indices), statistics, findings, healthy)
+    return _Result(len(indices), statistics, findings, healthy, shown)
 
 
 def _results(inspector: Inspector, workers: int) -> Iterator[_Result]:

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from axialseg.data_check.check import SplitReport
 from axialseg.data_check.report import by_kind
 from axialseg.data_check.statistics import SplitStatistics
-from axialseg.datasets.sample import PanopticDataset, PanopticSample
+from axialseg.datasets.decoder_messages import decoder_messages
+from axialseg.datasets.inspection import Inspector
+from axialseg.datasets.sample import PanopticSample
 from axialseg.errors import UserError
 from axialseg.panoptic.categories import Categories
 from axialseg.visualization import panoptic_overlay
@@ -53,25 +55,22 @@ figcaption { font-size: .85rem; overflow-wrap: anywhere; color: var(--soft); }
 """
 
 
-def page(
-    title: str, splits: Sequence[tuple[SplitReport, PanopticDataset]], samples: int, table: str
-) -> str:
+def page(title: str, reports: Sequence[SplitReport], samples: int, table: str) -> str:
     """The whole page.
 
     Args:
         title: of the data set.
-        splits: report and reader of each.
+        reports: of the splits.
         samples: images of each split to show.
         table: name of the file that has all findings.
     """
-    reports = [report for report, _ in splits]
     errors = sum(len(report.errors) for report in reports)
     verdict = (
         f'<p class="error"><b>Training would fail:</b> {errors:,} error{"s" * (errors > 1)}.</p>'
         if errors
         else '<p class="good"><b>Training can start:</b> no errors.</p>'
     )
-    body = "".join(part for split in splits for part in _split(*split, samples, table))
+    body = "".join(part for report in reports for part in _split(report, samples, table))
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -80,9 +79,7 @@ def page(
     )
 
 
-def _split(
-    report: SplitReport, dataset: PanopticDataset, samples: int, table: str
-) -> Iterator[str]:
+def _split(report: SplitReport, samples: int, table: str) -> Iterator[str]:
     """The sections of one split."""
     statistics, categories = report.statistics, report.categories
     yield f"<h2>{escape(report.name)}</h2>"
@@ -102,7 +99,7 @@ def _split(
     yield f'<div class="charts">{"".join(_charts(statistics))}</div>'
     if samples:
         yield "<h3>Samples</h3>"
-        yield f'<div class="samples">{"".join(_samples(report, dataset, samples))}</div>'
+        yield f'<div class="samples">{"".join(_samples(report, samples))}</div>'
 
 
 def _cards(report: SplitReport) -> str:
@@ -220,24 +217,25 @@ def _chart(title: str, rows: Sequence[tuple[str, int]]) -> str:
     return f"<div><h4>{escape(title)}</h4>{''.join(lines)}</svg></div>"
 
 
-def _samples(report: SplitReport, dataset: PanopticDataset, count: int) -> Iterator[str]:
-    """Images from all over the split, then one for each kind of warning."""
-    healthy = report.healthy
+def _samples(report: SplitReport, count: int) -> Iterator[str]:
+    """Images from all over the split, then one for each kind of finding."""
+    inspector, healthy = report.inspector, report.healthy
+    assert inspector is not None
     places = np.linspace(0, len(healthy) - 1, min(count, len(healthy))).astype(int)
     for index in dict.fromkeys(healthy[place] for place in places.tolist()):
-        yield _sample(dataset, index, "")
+        yield _sample(inspector, index, "")
     for kind, index in sorted(report.examples.items()):
-        if index in healthy:
-            yield _sample(dataset, index, kind)
+        yield _sample(inspector, index, kind)
 
 
-def _sample(dataset: PanopticDataset, index: int, remark: str) -> str:
+def _sample(inspector: Inspector, index: int, remark: str) -> str:
     """An image with its segments over it."""
     try:
-        sample = dataset.read(index)
-    except UserError:  # the data set as a whole is refused, which the findings say
+        with decoder_messages():  # they are among the findings already
+            sample = inspector.sample(index)
+    except UserError:  # which the findings say
         return ""
-    picture = _drawn(sample, dataset.categories)
+    picture = _drawn(sample, inspector.categories)
     _, encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     content = base64.b64encode(encoded.tobytes()).decode()
     height, width = sample.image.shape[:2]

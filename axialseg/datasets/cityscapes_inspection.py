@@ -1,24 +1,30 @@
 """Checks Cityscapes: that images and annotations pair, and what the annotations hold."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 
 from axialseg.datasets.cityscapes_files import IMAGES, TEST_SPLIT, CityscapesFiles, Item, missing
 from axialseg.datasets.coco_inspection import (
+    SegmentRows,
+    annotated_sample,
     check_table,
     compare_pngs,
     inspect_annotated,
     rows_of,
 )
+from axialseg.datasets.image_file import read_rgb
 from axialseg.datasets.inspection import (
     Finding,
     ImageInspection,
     content_findings,
     inspect_photograph,
+    known_segments,
     measure,
     no_truth,
 )
+from axialseg.datasets.sample import PanopticSample
 from axialseg.errors import UserError
 from axialseg.formats.cityscapes import classes_of_instance_ids, read_instance_ids
 from axialseg.formats.coco_annotations import class_ids_of
@@ -90,6 +96,20 @@ class CityscapesInspector:
         is_complete = size is not None
         return ImageInspection(str(image), size, True, is_complete, *known, void, tuple(findings))
 
+    def sample(self, index: int) -> PanopticSample:
+        """One image with the segments that are known, see `Inspector.sample`."""
+        item = self.files.item(index)
+        image = self.files.image(item)
+        pixels, segments = read_rgb(image), None
+        if item.split != TEST_SPLIT:
+            path = self.files.instance_ids(item)
+            ids = read_instance_ids(path)
+            check_size(path, ids, image.name, pixels.shape[:2])
+            values = np.unique(ids)
+            classes = classes_of_instance_ids(values)
+            segments = known_segments(ids, values, *classes, CITYSCAPES)
+        return PanopticSample(pixels, segments, item.image_id, str(image))
+
 
 class CityscapesPanopticInspector:
     """Checks images and what `createPanopticImgs.py` has made of their annotations."""
@@ -121,17 +141,39 @@ class CityscapesPanopticInspector:
     def inspect(self, index: int) -> ImageInspection:
         """Reads one image and its PNG, and compares them with the JSON file."""
         item = self.files.item(index)
-        image, table = self.files.image(item), self.tables.get(item.split)
-        position = self._positions.get(item.split, {}).get(item.image_id)
-        if table is None or position is None:
+        image = self.files.image(item)
+        place = self._row(item)
+        if place is None:
             size, findings = inspect_photograph(image)
             is_complete = item.split == TEST_SPLIT and size is not None
             return no_truth(str(image), size, findings, is_complete)
-        png = table.path.with_suffix("") / str(table.png_files[position])
-        rows = rows_of(table, self._class_ids[item.split], position)
-        place = int(table.annotated[position])
-        listed_size = table.listed_sizes[place] if place >= 0 else np.zeros(2, np.int32)
+        table, position = place
+        png, rows = self._annotation(item, table, position)
+        listed = int(table.annotated[position])
+        listed_size = table.listed_sizes[listed] if listed >= 0 else np.zeros(2, np.int32)
         return inspect_annotated(image, png, rows, table.path, listed_size, CITYSCAPES)
+
+    def sample(self, index: int) -> PanopticSample:
+        """One image with the segments that are known, see `Inspector.sample`."""
+        item = self.files.item(index)
+        image = self.files.image(item)
+        place = self._row(item)
+        if place is None:
+            return PanopticSample(read_rgb(image), None, item.image_id, str(image))
+        return annotated_sample(image, *self._annotation(item, *place), CITYSCAPES)
+
+    def _row(self, item: Item) -> tuple[PanopticTable, int] | None:
+        """The table of an image and its place there, if there is one."""
+        table = self.tables.get(item.split)
+        position = self._positions.get(item.split, {}).get(item.image_id)
+        return None if table is None or position is None else (table, position)
+
+    def _annotation(
+        self, item: Item, table: PanopticTable, position: int
+    ) -> tuple[Path, SegmentRows]:
+        """The id PNG and the rows of an image."""
+        png = table.path.with_suffix("") / str(table.png_files[position])
+        return png, rows_of(table, self._class_ids[item.split], position)
 
     def _check_split(self, split: str) -> Iterator[Finding]:
         table, listed = self.tables[split], self._positions[split]

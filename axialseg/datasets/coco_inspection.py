@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from axialseg.datasets.image_file import read_rgb
 from axialseg.datasets.inspection import (
     Finding,
     ImageInspection,
@@ -15,9 +16,11 @@ from axialseg.datasets.inspection import (
     compare_names,
     content_findings,
     inspect_photograph,
+    known_segments,
     measure,
     no_truth,
 )
+from axialseg.datasets.sample import PanopticSample
 from axialseg.errors import UserError
 from axialseg.formats.coco_annotations import class_ids_of
 from axialseg.formats.id_png import ID_LIMIT, check_size, read_id_png
@@ -112,6 +115,14 @@ class CocoInspector:
         rows = rows_of(table, self._class_ids, index)
         listed_size = table.listed_sizes[place]
         return inspect_annotated(image, png, rows, table.path, listed_size, self.categories)
+
+    def sample(self, index: int) -> PanopticSample:
+        """One image with the segments that are known, see `Inspector.sample`."""
+        table, place = self.table, int(self.table.annotated[index])
+        png = self.panoptic_folder / str(table.png_files[index])
+        # Of an image that is not listed, the folder, which can not be read.
+        image = self.image_folder / (str(table.listed_files[place]) if place >= 0 else "")
+        return annotated_sample(image, png, rows_of(table, self._class_ids, index), self.categories)
 
 
 def compare_pngs(table: PanopticTable, folder: Path) -> Iterator[Finding]:
@@ -225,6 +236,20 @@ def inspect_annotated(
     void = ids.size - int(known[1].sum())
     is_complete = size is not None
     return ImageInspection(str(image), size, True, is_complete, *known, void, tuple(findings))
+
+
+def annotated_sample(
+    image: Path, png: Path, rows: SegmentRows, categories: Categories
+) -> PanopticSample:
+    """An image with those segments of its PNG that have a row of a known class.
+
+    Raises:
+        UserError: a file is missing or damaged, or their sizes differ.
+    """
+    pixels, ids = read_rgb(image), read_id_png(png)
+    check_size(png, ids, image.name, pixels.shape[:2])
+    segments = known_segments(ids, rows.ids, rows.class_ids, rows.is_crowd, categories)
+    return PanopticSample(pixels, segments, image.stem, str(image))
 
 
 def _check_rows(png: Path, rows: SegmentRows, table: Path) -> Iterator[Finding]:

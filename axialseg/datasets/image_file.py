@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from axialseg.errors import UserError
 from axialseg.formats.plain_image import decode_plain_image
@@ -33,6 +33,11 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
             return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; unpack the images into {path.parent}.") from error
+    except UnidentifiedImageError as error:
+        raise UserError(
+            f"{path} can not be read (it holds no image); it may be truncated: unpack or download it "
+            "again."
+        ) from error
     # Pillow's words for a damaged file
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from axialseg.datasets.image_file import read_rgb
 from axialseg.datasets.inspection import (
     Finding,
     ImageInspection,
@@ -14,6 +15,7 @@ from axialseg.datasets.inspection import (
     inspect_photograph,
     no_truth,
 )
+from axialseg.datasets.sample import PanopticSample
 from axialseg.panoptic.categories import Categories
 
 
@@ -59,3 +61,8 @@ class ImagesInspector:
         path = self.folder / str(self.names[index])
         size, findings = inspect_photograph(path)
         return no_truth(str(path), size, findings, is_complete=size is not None)
+
+    def sample(self, index: int) -> PanopticSample:
+        """One image, see `Inspector.sample`."""
+        path = self.folder / str(self.names[index])
+        return PanopticSample(read_rgb(path), None, path.stem, str(path))

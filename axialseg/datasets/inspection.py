@@ -12,10 +12,12 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from axialseg.datasets.decoder_messages import decoder_messages
 from axialseg.datasets.image_file import read_rgb
+from axialseg.datasets.sample import PanopticSample
 from axialseg.errors import UserError
 from axialseg.panoptic.categories import Categories
-from axialseg.panoptic.panoptic_map import row_runs
+from axialseg.panoptic.panoptic_map import PanopticSegments, row_runs, runs
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 CHECK_COMMAND = "python -m axialseg check-data"
@@ -64,7 +66,7 @@ class ImageInspection(NamedTuple):
 
 
 class Inspector(Protocol):
-    """Goes through the files of a data set; its methods report and do not raise."""
+    """Goes through the files of a data set; its checks report and do not raise."""
 
     categories: Categories
 
@@ -82,6 +84,14 @@ class Inspector(Protocol):
 
     def inspect(self, index: int) -> ImageInspection:
         """Reads image `index` and its ground truth; missing files are left to `check_files`."""
+        ...
+
+    def sample(self, index: int) -> PanopticSample:
+        """Image `index` with what is known of its segments, also where a reader would refuse it.
+
+        Raises:
+            UserError: a file is missing or damaged, or their sizes differ.
+        """
         ...
 
 
@@ -132,10 +142,46 @@ def inspect_photograph(path: Path) -> tuple[tuple[int, int] | None, list[Finding
     if not path.is_file():
         return None, []
     try:
-        height, width = read_rgb(path).shape[:2]
+        with decoder_messages() as messages:
+            height, width = read_rgb(path).shape[:2]
     except UserError as error:
         return None, [Finding("corrupt file", True, str(path), str(error))]
-    return (height, width), []
+    damage = [
+        Finding(
+            "corrupt file",
+            False,
+            str(path),
+            f"{path} is damaged ({message}); training takes what can be decoded of it: "
+            "unpack or download it again.",
+        )
+        for message in messages[:1]
+    ]
+    return (height, width), damage
+
+
+def known_segments(
+    ids: NDArray[np.int32],
+    listed: NDArray[np.integer],
+    class_ids: NDArray[np.int64],
+    is_crowd: NDArray[np.bool_],
+    categories: Categories,
+) -> PanopticSegments:
+    """The segments of a known class; all other pixels are void.
+
+    Args:
+        ids: int32 ``[H, W]``.
+        listed: ``[S]``, the id of each segment.
+        class_ids: int64 ``[S]``, -1 where the class is unknown.
+        is_crowd: bool ``[S]``.
+        categories: the classes.
+    """
+    is_known = (class_ids >= 0) & (class_ids != categories.ignore_class)
+    starts, lengths = runs(ids)
+    numbers = np.zeros(len(starts), np.int32)
+    for number, value in enumerate(listed[is_known].tolist(), start=1):
+        numbers[ids.ravel()[starts] == value] = number
+    id_map = np.repeat(numbers, lengths).reshape(ids.shape)
+    return PanopticSegments(id_map, class_ids[is_known], is_crowd[is_known])
 
 
 def compare_names(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from axialseg.errors import UserError
 from axialseg.panoptic.cityscapes_classes import CITYSCAPES
@@ -40,6 +40,11 @@ def read_instance_ids(path: Path) -> NDArray[np.int32]:
     except FileNotFoundError as error:
         raise UserError(
             f"{path} does not exist; unpack the annotations of that city into {path.parent}."
+        ) from error
+    except UnidentifiedImageError as error:
+        raise UserError(
+            f"{path} can not be read (it holds no image); it may be truncated: unpack or download it "
+            "again."
         ) from error
     except (OSError, SyntaxError, ValueError) as error:  # Pillow's words for a damaged file
         raise UserError(

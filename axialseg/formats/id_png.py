@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from axialseg.errors import UserError
 from axialseg.formats.plain_image import decode_plain_png
@@ -38,6 +38,11 @@ def read_id_png(path: Path) -> NDArray[np.int32]:
     except FileNotFoundError as error:
         raise UserError(
             f"{path} does not exist; unpack the panoptic PNGs into {path.parent}."
+        ) from error
+    except UnidentifiedImageError as error:
+        raise UserError(
+            f"{path} can not be read (it holds no image); it may be truncated: unpack or download it "
+            "again."
         ) from error
     except (OSError, SyntaxError, ValueError) as error:  # Pillow's words for a damaged file
         raise UserError(

@@ -1,5 +1,6 @@
 """The doctor finds each kind of damage, names the file, and knows whether training would fail."""
 
+import json
 import math
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +23,7 @@ from axialseg.datasets.coco import CocoPanoptic
 from axialseg.datasets.image_folder import ImageFolder
 from axialseg.datasets.inspection import Inspectable, measure
 from axialseg.datasets.mapillary_vistas import mapillary_vistas
-from axialseg.datasets.sample import PanopticDataset
+from axialseg.datasets.sample import PanopticDataset, PanopticSample
 from axialseg.errors import UserError
 from axialseg.panoptic.categories import contiguous_categories
 
@@ -191,7 +192,7 @@ def test_damaged_json_is_reported_not_raised(root: Path) -> None:
     report = check(open_coco(root))
     (finding,) = report.findings
     assert "panoptic_train2017.json is not valid JSON" in finding.text
-    assert page("x", [(report, open_coco(root))], 2, "findings.csv").count("<h2>") == 1
+    assert page("x", [report], 2, "findings.csv").count("<h2>") == 1
 
 
 def test_everything_at_once_in_the_order_of_the_images(root: Path) -> None:
@@ -349,6 +350,116 @@ def test_mapillary_vistas(tmp_path: Path, version: str) -> None:
     assert report.findings == []
 
 
+KEY = "-1ZjN5D4xDaVvm5hNrR5wA"
+VISTAS_IMAGE = f"training/images/{KEY}.jpg"
+VISTAS_PNG = f"training/v2.0/panoptic/{KEY}.png"
+
+
+def vistas_rows(change: Callable[[list[dict[str, Any]]], object]) -> Callable[[Path], None]:
+    def damage(root: Path) -> None:
+        path = root / "training/v2.0/panoptic/panoptic_2020.json"
+        table = json.loads(path.read_text())
+        change(next(r["segments_info"] for r in table["annotations"] if r["image_id"] == KEY))
+        path.write_text(json.dumps(table))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind", "file", "fails"),
+    [
+        (remove(VISTAS_PNG), "missing file", VISTAS_PNG, True),
+        (extra("training/images/x.jpg"), "extra file", "training/images/x.jpg", False),
+        (truncate(VISTAS_IMAGE), "corrupt file", VISTAS_IMAGE, True),
+        (truncate(VISTAS_PNG), "corrupt file", VISTAS_PNG, True),
+        (resize(VISTAS_IMAGE), "size mismatch", VISTAS_PNG, True),
+        (vistas_rows(lambda s: s.pop(0)), "id not in JSON", VISTAS_PNG, True),
+        (vistas_rows(lambda s: s[0].update(category_id=99)), "unknown category", VISTAS_PNG, True),
+        (vistas_rows(lambda s: s[0].update(area=1)), "wrong area", VISTAS_PNG, False),
+    ],
+)
+def test_damaged_mapillary_vistas(
+    tmp_path: Path, damage: Callable[[Path], None], kind: str, file: str, fails: bool
+) -> None:
+    mapillary_tree.write_tree(tmp_path)
+    damage(tmp_path)
+    dataset = mapillary_vistas(tmp_path, "training", "v2.0")
+    found = {(f.kind, f.file): f.is_error for f in check(dataset).findings}
+    assert found[kind, str(tmp_path / file)] is fails
+    assert training_fails(mapillary_vistas(tmp_path, "training", "v2.0")) is fails
+
+
+# --- pictures of what a reader refuses ---
+
+
+def test_damage_that_decoders_pass_over_is_a_warning(
+    root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+    Image.fromarray(noise).save(root / IMAGE, quality=95)
+    content = bytearray((root / IMAGE).read_bytes())
+    content[-200:-100] = bytes(100)
+    (root / IMAGE).write_bytes(content)
+    report = check(open_coco(root))
+    (finding,) = report.findings
+    assert (finding.kind, finding.is_error) == ("corrupt file", False)
+    assert f"{root / IMAGE} is damaged (Corrupt JPEG data: " in finding.text
+    assert capfd.readouterr().err == ""
+    assert not training_fails(open_coco(root))
+    assert report.healthy == list(range(COUNT))
+
+
+def test_files_that_hold_no_image(root: Path) -> None:
+    (root / IMAGE).write_bytes(b"")
+    (root / PNG).write_text("a text")
+    texts = [finding.text for finding in check(open_coco(root)).findings]
+    assert texts == [
+        f"{root / name} can not be read (it holds no image); it may be truncated: unpack or "
+        "download it again."
+        for name in (IMAGE, PNG)
+    ]
+
+
+def same_sample(one: PanopticSample, other: PanopticSample) -> None:
+    np.testing.assert_array_equal(one.image, other.image)
+    assert one.segments is not None
+    assert other.segments is not None
+    assert one.segments.areas().sum() == other.segments.areas().sum()
+    np.testing.assert_array_equal(one.segments.semantic_map(255), other.segments.semantic_map(255))
+    assert np.count_nonzero(one.segments.is_crowd) == np.count_nonzero(other.segments.is_crowd)
+
+
+def test_pictures_show_what_the_readers_read(root: Path, city: Path, tmp_path: Path) -> None:
+    mapillary_tree.write_tree(tmp_path / "vistas")
+    for dataset in (
+        open_coco(root),
+        Cityscapes(city, ["train"]),
+        CityscapesPanoptic(city, ["train"]),
+        mapillary_vistas(tmp_path / "vistas", "training", "v2.0"),
+    ):
+        inspector = dataset.inspector()
+        for index in range(len(dataset)):
+            same_sample(inspector.sample(index), dataset.read(index))
+    images = (Cityscapes(city, ["test"]), mapillary_vistas(tmp_path / "vistas", "testing", "v2.0"))
+    for dataset in images:
+        sample = dataset.inspector().sample(0)
+        assert sample.segments is None
+        np.testing.assert_array_equal(sample.image, dataset.read(0).image)
+
+
+def test_what_is_not_known_is_shown_as_void(root: Path) -> None:
+    area = open_coco(root).read(3).segments.areas()
+    rows(lambda s: (s.pop(2), s[0].update(category_id=8)))(root)
+    report = check(open_coco(root))
+    assert set(report.examples) >= {"unknown category", "id not in JSON"}
+    assert set(report.examples.values()) == {3}
+    sample = report.inspector.sample(3)
+    np.testing.assert_array_equal(sample.segments.areas(), area[[1, *range(3, len(area))]])
+    html = page("x", [report], 1, "findings.csv")
+    assert html.count("<figure>") == 1 + len(report.examples)
+    assert '<span class="warning">unknown category</span>' in html
+
+
 # --- what is written ---
 
 
@@ -379,7 +490,7 @@ def test_text_table_and_page(root: Path, tmp_path: Path) -> None:
     write_statistics([report], tmp_path / "statistics.json")
     assert '"name": "dog"' in (tmp_path / "statistics.json").read_text()
 
-    html = page("coco: a & b", [(report, dataset)], 3, "findings.csv")
+    html = page("coco: a & b", [report], 3, "findings.csv")
     assert "coco: a &amp; b" in html
     assert "Training would fail" in html
     assert "&lt;b&gt;0.jpg" in html
