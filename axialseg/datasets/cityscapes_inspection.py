@@ -85,8 +85,8 @@ class CityscapesInspector:
                     "unknown category",
                     True,
                     str(path),
-                    f"{path} has {len(unknown)} ids that are no label of Cityscapes, such as "
-                    f"{unknown[0]}; unpack the *_instanceIds.png files as they are published.",
+                    f"{path} has {len(unknown)} id{'s' * (len(unknown) > 1)} of no label of "
+                    f"Cityscapes, such as {unknown[0]}; unpack the *_instanceIds.png files as they are published.",
                 )
             )
         is_known = (class_ids >= 0) & (class_ids != CITYSCAPES.ignore_class)

@@ -35,8 +35,8 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
         raise UserError(f"{path} does not exist; unpack the images into {path.parent}.") from error
     except UnidentifiedImageError as error:
         raise UserError(
-            f"{path} can not be read (it holds no image); it may be truncated: unpack or download it "
-            "again."
+            f"{path} can not be read (it holds no image); it may be truncated: unpack or "
+            "download it again."
         ) from error
     # Pillow's words for a damaged file
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

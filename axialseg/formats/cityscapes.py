@@ -43,8 +43,8 @@ def read_instance_ids(path: Path) -> NDArray[np.int32]:
         ) from error
     except UnidentifiedImageError as error:
         raise UserError(
-            f"{path} can not be read (it holds no image); it may be truncated: unpack or download it "
-            "again."
+            f"{path} can not be read (it holds no image); it may be truncated: unpack or "
+            "download it again."
         ) from error
     except (OSError, SyntaxError, ValueError) as error:  # Pillow's words for a damaged file
         raise UserError(
