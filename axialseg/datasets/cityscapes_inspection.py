@@ -86,7 +86,8 @@ class CityscapesInspector:
                     True,
                     str(path),
                     f"{path} has {len(unknown)} id{'s' * (len(unknown) > 1)} of no label of "
-                    f"Cityscapes, such as {unknown[0]}; unpack the *_instanceIds.png files as they are published.",
+                    f"Cityscapes, such as {unknown[0]}; unpack the *_instanceIds.png files as "
+                    "they are published.",
                 )
             )
         is_known = (class_ids >= 0) & (class_ids != CITYSCAPES.ignore_class)
