@@ -267,11 +267,11 @@ class AxialAttention(nn.Module):
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x: ``[B, C, H, W]`` -> query, key and value of the sequences, ``[B, K or V, S, L]``."""
-        qkv = self.qkv(x)
-        if self.axis == "height":
-            qkv = qkv.transpose(2, 3)
         sizes = [self.key_channels, self.key_channels, self.value_channels]
-        query, key, value = qkv.split(sizes, dim=1)
+        query, key, value = self.qkv(x).split(sizes, dim=1)
+        if self.axis == "height":
+            # After the split, so that the gradients are joined in the order that they lie in.
+            return query.transpose(2, 3), key.transpose(2, 3), value.transpose(2, 3)
         return query, key, value
 
     def _rows(self, length: int) -> _Rows:

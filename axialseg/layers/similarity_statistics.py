@@ -6,11 +6,10 @@ the L x L products. docs/axial_attention.md has the derivation.
 
 Where the mean is many standard deviations, the squares would lose the variance in float32. So each
 side is taken from a center, a vector near its mean, and the product of the centers from x:
-x - c.c' = [left - c, 1] . F [right - c', 1] with F = (I, c'; c, 0). Every center gives the same
+x - c.c' = l.r + l.c' + c.r with l = left - c, r = right - c'. Every center gives the same
 statistics; gradients are taken with the centers held fixed.
 
-Shapes: B batch, S sequences of an image, L their positions, h heads, d channels of a head, T terms;
-D = d + 1; G groups.
+Shapes: B batch, S sequences of an image, L their positions, h heads, d channels of a head, T terms.
 """
 
 from collections.abc import Iterator
@@ -18,7 +17,6 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from axialseg.layers.batch_norm import sum_over_ranks, world_size
@@ -71,12 +69,12 @@ def content_moments(query: Tensor, key: Tensor, span: int) -> Moments:
     batch, _, _, sequences, length = query.shape
     if span == 2 * length - 1:
         left, right = (
-            _gram(x, center, BY_SEQUENCE) for x, center in zip((query, key), centers, strict=True)
+            _grams(x, center, SEQUENCE) for x, center in zip((query, key), centers, strict=True)
         )
-        total, squares = _gram_moments(left, right, *centers)
+        total, squares = _pair_moments(left, right, *centers)
     else:
-        left = _with_rest(query, *centers)
-        total, squares = _local_moments(left, _with_one(key, centers[1]), span // 2)
+        left_rest = _with_rest(query, *centers)
+        total, squares = _local_moments(left_rest, _with_one(key, centers[1]), span // 2)
     pairs = batch * sequences * visible_offsets(length, span, query).sum()
     center = (centers[0].double() * centers[1].double()).sum(1)
     return Moments(pairs.expand_as(center), center, total, squares)
@@ -92,12 +90,15 @@ def position_moments(x: Tensor, rows: Tensor) -> Moments:
     visible = visible_offsets(x.shape[-1], len(rows), x)
     center = _center(x)
     row_center = visible.sum(0) @ rows.detach() / visible.sum()
-    right = F.pad(rows - row_center, (0, 1), value=1.0)  # [span, D]
-    products = (right[:, :, None] * right[:, None]).flatten(1)
-    in_sight = (visible @ products).view(-1, right.shape[1], right.shape[1])  # [L, D, D]
-    left = _gram(x, center, BY_POSITION)
+    right = rows - row_center
+    outer = (right[:, :, None] * right[:, None]).flatten(1)
+    in_sight = _Grams(
+        (visible @ outer).view(-1, right.shape[1], right.shape[1]),
+        visible @ right,
+        visible.sum(1),
+    )
     row_centers = row_center.expand_as(center)
-    total, squares = _gram_moments(left, in_sight, center, row_centers)
+    total, squares = _pair_moments(_grams(x, center, POSITION), in_sight, center, row_centers)
     pairs = x.shape[0] * x.shape[3] * visible.sum()
     constant = (center.double() * row_centers.double()).sum(1)
     return Moments(pairs.expand_as(constant), constant, total, squares)
@@ -116,80 +117,106 @@ def _center(x: Tensor) -> Tensor:
     return x.detach().mean((0, 3, 4))
 
 
-def _gram_moments(
-    left: Tensor, right: Tensor, left_center: Tensor, right_center: Tensor
+class _Grams(NamedTuple):
+    """Of the vectors of each group, taken from a center.
+
+    Attributes:
+        products: ``[..., d, d]`` sums of their products.
+        totals: ``[..., d]`` sums of themselves.
+        number: ``[...]`` of them.
+    """
+
+    products: Tensor
+    totals: Tensor
+    number: Tensor
+
+
+def _pair_moments(
+    left: _Grams, right: _Grams, left_center: Tensor, right_center: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Sum and sum of squares of x - c.c' over all pairs of each group, ``[h]`` each, in float64.
 
     Args:
-        left: Gram matrices ``[B, h, G, D, D]``.
-        right: that broadcast to them.
+        left: ``[B, h, groups]``.
+        right: that broadcast to it.
         left_center: ``[h, d]``.
         right_center: ``[h, d]``.
     """
-    depth = left_center.shape[1]
-    form = F.pad(torch.eye(depth, dtype=left.dtype, device=left.device), (0, 1, 0, 1))
-    form = form.repeat(len(left_center), 1, 1)
-    form[:, :depth, depth], form[:, depth, :depth] = right_center, left_center
-    form = form[:, None]  # [h, 1, D, D]
-    mapped = form @ right @ form.mT
-    # The last column of a Gram matrix is the sum of its vectors.
-    sums = (form @ right[..., -1:]).squeeze(-1)
+    c, c_right = (center[:, None, :, None] for center in (left_center, right_center))
+    left_seen, right_seen = left.products @ c_right, right.products @ c  # [B, h, groups, d, 1]
+
+    def dot(x: Tensor, y: Tensor) -> Tensor:
+        return (x * y).sum(-1)
+
+    left_shift = dot(left.totals, c_right[..., 0])  # sum of l.c'
+    right_shift = dot(right.totals, c[..., 0])
+    left_squares = dot(left_seen[..., 0], c_right[..., 0])  # sum of (l.c')^2
+    right_squares = dot(right_seen[..., 0], c[..., 0])
+    total = dot(left.totals, right.totals) + right.number * left_shift + left.number * right_shift
+    squares = (
+        dot(left.products.flatten(-2), right.products.flatten(-2))
+        + right.number * left_squares
+        + left.number * right_squares
+        + 2 * dot(left_seen[..., 0], right.totals)
+        + 2 * dot(left.totals, right_seen[..., 0])
+        + 2 * left_shift * right_shift
+    )
     # Sums over so many pairs are where float32 would lose the most.
-    total = (left[..., -1] * sums).sum((0, 2, 3), dtype=torch.float64)
-    return total, (left * mapped).sum((0, 2, 3, 4), dtype=torch.float64)
+    return total.sum((0, 2), dtype=torch.float64), squares.sum((0, 2), dtype=torch.float64)
 
 
-def _gram(x: Tensor, center: Tensor, order: tuple[int, ...]) -> Tensor:
-    """Gram matrices of [x - center, 1], ``[B, h, G, D, D]``; B is 1 where images are one group.
+SEQUENCE, POSITION = 3, 4  # what is a group: an axis of B, h, d, S, L
+
+
+def _grams(x: Tensor, center: Tensor, groups: int) -> _Grams:
+    """Of x - center, ``[B, h, S]`` or ``[1, h, L]``.
 
     Args:
         x: ``[B, h, d, S, L]``.
         center: ``[h, d]``.
-        order: of the axes of x: two or three of groups, d, and those that are summed over.
+        groups: axis of x; each sequence of an image, or each position of all sequences.
     """
-    gram, total = _Gram.apply(x, center, order)
-    groups = order.index(2)
-    count = x.numel() // total.numel()
-    top = torch.cat((gram, total[..., None]), -1)
-    bottom = F.pad(total, (0, 1), value=float(count))[..., None, :]
-    extended = torch.cat((top, bottom), -2)
-    return extended.view(-1, x.shape[1], x.shape[order[groups - 1]], *extended.shape[-2:])
-
-
-BY_SEQUENCE = (0, 1, 3, 2, 4)  # of B, h, d, S, L: for each image, head and sequence over L
-BY_POSITION = (1, 4, 2, 0, 3)  # for each head and position over all sequences
+    products, totals = _Gram.apply(x, center, groups)
+    count = x.numel() // totals.numel()
+    return _Grams(products, totals, totals.new_full((1, 1, 1), count))
 
 
 class _Gram(torch.autograd.Function):
     """Sums of products and of the vectors themselves; keeps no copy of x."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, center: Tensor, order: tuple[int, ...]
-    ) -> tuple[Tensor, Tensor]:
-        """Arguments as for `_gram` -> ``[groups, d, d]``, ``[groups, d]``."""
+    def forward(ctx: Any, x: Tensor, center: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+        """Arguments as for `_grams` -> ``[B, h, groups, d, d]``, ``[B, h, groups, d]``."""
         ctx.save_for_backward(x, center)
-        ctx.order = order
-        rows = _grouped(x, center, order)
-        return torch.bmm(rows, rows.mT), rows.sum(-1)
+        ctx.groups = groups
+        rows = _grouped(x, center, groups)
+        shape = (-1, x.shape[1], x.shape[groups], x.shape[2])
+        products, totals = torch.bmm(rows, rows.mT), rows.sum(-1)
+        return products.view(*shape, shape[-1]), totals.view(shape)
 
     @staticmethod
-    def backward(ctx: Any, gram: Tensor, total: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, products: Tensor, totals: Tensor) -> tuple[Tensor, None, None]:
         """The gradient of x."""
         x, center = ctx.saved_tensors
-        rows = _grouped(x, center, ctx.order)
-        gradient = torch.baddbmm(total[..., None], gram + gram.mT, rows)
-        permuted = gradient.view([x.shape[axis] for axis in ctx.order])
-        return permuted.permute([ctx.order.index(axis) for axis in range(5)]), None, None
+        rows = _grouped(x, center, ctx.groups)
+        slope = (products + products.mT).flatten(0, 2)
+        gradient = torch.baddbmm(totals.flatten(0, 2)[..., None], slope, rows)
+        order = ORDER[ctx.groups]
+        permuted = gradient.view([x.shape[axis] for axis in order])
+        return permuted.permute([order.index(axis) for axis in range(5)]), None, None
 
 
-def _grouped(x: Tensor, center: Tensor, order: tuple[int, ...]) -> Tensor:
-    """X - center as ``[groups, d, N]``."""
+# The axes of x: those of groups, d, and those that are summed over.
+ORDER = {SEQUENCE: (0, 1, 3, 2, 4), POSITION: (1, 4, 2, 0, 3)}
+
+
+def _grouped(x: Tensor, center: Tensor, groups: int) -> Tensor:
+    """X - center as ``[all groups, d, N]``."""
+    order = ORDER[groups]
     rows = x.permute(order).clone(memory_format=torch.contiguous_format)
     rows -= center[None, :, :, None, None].permute(order)
-    groups = order.index(2)
-    return rows.flatten(groups + 1).flatten(0, groups - 1)
+    first = order.index(2)
+    return rows.flatten(first + 1).flatten(0, first - 1)
 
 
 def _with_rest(x: Tensor, center: Tensor, other: Tensor) -> Tensor:
