@@ -75,7 +75,7 @@ def _perfect_centers(
     return PanopticDeepLabOutput(
         _sure_of_classes(like.semantic, targets["semantic"]),
         center,
-        resize_offsets(targets["offset"], size),
+        resize_offsets(targets["offset"].float(), size),
     )
 
 

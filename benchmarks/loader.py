@@ -5,7 +5,8 @@
 COCO's recipe at 641 x 641 and Cityscapes' at 1025 x 2049, as the configurations have them, for the
 targets of both methods. Without a root, images and annotations of the real sizes are generated. One
 process, one thread, ours and the others take turns on the same files; CPU time per image, medians
-over rounds of all images, each image scaled and cropped at random.
+over rounds of all images (ratios: medians of the rounds' ratios), each image scaled and cropped at
+random.
 
 The other pipeline is what one writes first: OpenCV reads, panopticapi's formula makes ids of
 colours, albumentations scales, pads, crops, flips and changes colours with the recipe's
@@ -243,8 +244,22 @@ def straightforward(
         return default_collate([item])
 
 
-def measure(case: Case, method: str, rounds: int) -> dict[str, tuple[float, Stages]]:
-    """Seconds per image of each contestant (median over rounds), and those of its stages (mean)."""
+class Result(NamedTuple):
+    """What a contestant took.
+
+    Attributes:
+        seconds: per image, median over rounds.
+        ratio: of its time and ours, median of those of the rounds.
+        stages: seconds per image of each stage, mean.
+    """
+
+    seconds: float
+    ratio: float
+    stages: Stages
+
+
+def measure(case: Case, method: str, rounds: int) -> dict[str, Result]:
+    """Every contestant on the same images, in turn."""
     loop: Targets = LOOPS[method]
     contestants: dict[str, Callable[[int, Clock], Any]] = {
         "ours": partial(run_ours, case),
@@ -268,29 +283,33 @@ def measure(case: Case, method: str, rounds: int) -> dict[str, tuple[float, Stag
             totals[name].append(seconds / case.images)
     images = rounds * case.images
     return {
-        name: (
+        name: Result(
             statistics.median(totals[name]),
+            statistics.median(s / o for s, o in zip(totals[name], totals["ours"], strict=True)),
             {stage: s / images for stage, s in clocks[name].seconds.items()},
         )
         for name in contestants
     }
 
 
-def show(case: Case, method: str, result: dict[str, tuple[float, Stages]]) -> None:
+def show(case: Case, method: str, results: dict[str, Result]) -> None:
     """Prints the stages, and the ratios."""
     print(f"\n{case.name}, {case.crop[0]} x {case.crop[1]}, {method}: CPU ms per image")
-    stages = list(dict.fromkeys(stage for _, parts in result.values() for stage in parts))
-    print(" " * 24 + "".join(f"{name.strip():>18}" for name in result))
+    stages = list(dict.fromkeys(stage for result in results.values() for stage in result.stages))
+    print(" " * 24 + "".join(f"{name.strip():>18}" for name in results))
     for stage in stages:
         cells = (
-            f"{1e3 * parts[stage]:18.2f}" if stage in parts else f"{'':18}"
-            for _, parts in result.values()
+            f"{1e3 * result.stages[stage]:18.2f}" if stage in result.stages else f"{'':18}"
+            for result in results.values()
         )
         print(f"  {stage:<22}" + "".join(cells))
-    ours = result["ours"][0]
-    print(f"  {'all':<22}" + "".join(f"{1e3 * seconds:18.2f}" for seconds, _ in result.values()))
-    print(f"  {'images/s':<22}" + "".join(f"{1 / seconds:18.1f}" for seconds, _ in result.values()))
-    print(f"  {'time of ours':<22}" + "".join(f"{s / ours:17.2f}x" for s, _ in result.values()))
+    rows = {
+        "all": [f"{1e3 * result.seconds:.2f}" for result in results.values()],
+        "images/s": [f"{1 / result.seconds:.1f}" for result in results.values()],
+        "time of ours": [f"{result.ratio:.2f}x" for result in results.values()],
+    }
+    for name, cells in rows.items():
+        print(f"  {name:<22}" + "".join(f"{cell:>18}" for cell in cells))
 
 
 def main() -> None:

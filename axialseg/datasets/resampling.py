@@ -39,12 +39,13 @@ def resample_image(
 
     Args:
         image: uint8 or float32 ``[H, W, 3]``.
-        rows: float32 ``[h]``, within 0 .. H - 1.
-        columns: float32 ``[w]``, within 0 .. W - 1.
+        rows: float32 ``[h]``, within 0 .. H - 1, ascending.
+        columns: float32 ``[w]``, within 0 .. W - 1, ascending.
 
     Returns:
         ``[h, w, 3]``.
     """
+    image, rows, columns = _needed(image, rows, columns)
     height, width = len(rows), len(columns)
     samples = np.empty((height, width, 3), image.dtype)
     # Four channels are remapped three times as fast as three.
@@ -68,6 +69,16 @@ def resample_image(
         )
         cv2.cvtColor(strip[part], cv2.COLOR_RGBA2RGB, dst=samples[top : top + count])
     return samples
+
+
+def _needed(
+    image: NDArray[Pixel], rows: NDArray[np.float32], columns: NDArray[np.float32]
+) -> tuple[NDArray[Pixel], NDArray[np.float32], NDArray[np.float32]]:
+    """The part of an image between which the samples lie, and their positions in it."""
+    top, left = int(rows[0]), int(columns[0])
+    part = image[top : int(rows[-1]) + 2, left : int(columns[-1]) + 2]
+    # Exact: a float32 less a whole number up to itself is a float32.
+    return part, rows - np.float32(top), columns - np.float32(left)
 
 
 class ScaledImage:

@@ -7,9 +7,12 @@ more things than MaX-DeepLab has slots are no error.
 An *instance* is a thing segment that is no crowd and has at least one pixel in the map. The loop
 over instances touches one small window each; everything else is computed per run of pixels of one
 segment in a row, and painted at last.
+
+Every map has the smallest type that holds its values exactly: what loader processes hand over is
+written into fresh pages of shared memory, which costs as much time as all else.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +20,8 @@ from numpy.typing import NDArray
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.panoptic_map import PanopticSegments, row_runs
 
-Value = TypeVar("Value", np.int32, np.float32)
+Value = TypeVar("Value", bound=np.generic)
+Maps = dict[str, NDArray[Any]]
 
 
 class PanopticDeepLabTargets:
@@ -52,9 +56,7 @@ class PanopticDeepLabTargets:
         squared = axis[:, None] ** 2 + axis[None, :] ** 2
         self.gaussian = np.exp(-squared / (2 * sigma**2)).astype(np.float32)
 
-    def __call__(
-        self, segments: PanopticSegments, categories: Categories
-    ) -> dict[str, NDArray[np.int32] | NDArray[np.float32]]:
+    def __call__(self, segments: PanopticSegments, categories: Categories) -> Maps:
         """Targets of one map.
 
         Args:
@@ -62,12 +64,13 @@ class PanopticDeepLabTargets:
             categories: the classes that `segments` speaks of.
 
         Returns:
-            `semantic` int32 ``[H, W]``, class ids, `ignore_class` where nothing is to be learnt;
+            `semantic` uint8 (int32 if class ids go beyond 255) ``[H, W]``, class ids,
+            `ignore_class` where nothing is to be learnt;
             `semantic_weight` float32 ``[H, W]``;
             `center` float32 ``[H, W]``, 0..1, 1 at centres;
-            `center_weight` float32 ``[H, W]``, 0 at void and crowds, else 1;
-            `offset` float32 ``[2, H, W]``, (dy, dx) in pixels from here to the instance's centre,
-            0 outside instances; `offset_weight` float32 ``[H, W]``, 1 at instances, else 0.
+            `center_weight` bool ``[H, W]``, False at void and crowds;
+            `offset` int16 ``[2, H, W]``, (dy, dx) in pixels from here to the instance's centre,
+            0 outside instances; `offset_weight` bool ``[H, W]``, True at instances.
         """
         height, width = segments.id_map.shape
         # Row 0 of every table is void, row k is segment k.
@@ -82,16 +85,14 @@ class PanopticDeepLabTargets:
         center_x = np.rint(runs.sums(columns, tables.count) / pixels)
 
         is_small = is_instance & (area < self.small_instance_area)
-        center_weight = (~tables.is_crowd).astype(np.float32)
-        center_weight[0] = 0
-        weight = is_instance.astype(np.float32)
-        offset_weight = runs.painted(weight[runs.ids])
-        offset = np.empty((2, height, width), np.float32)
-        # Sums of small whole numbers: exact in float32.
-        to_center = (center_y[runs.ids] - runs.rows) * weight[runs.ids]
-        offset[0] = runs.painted(to_center.astype(np.float32))
-        places = runs.painted(center_x.astype(np.float32)[runs.ids])
-        np.subtract(places, np.arange(width, dtype=np.float32), out=offset[1])
+        center_weight = ~tables.is_crowd
+        center_weight[0] = False
+        offset_weight = runs.painted(is_instance[runs.ids])
+        offset = np.empty((2, height, width), np.int16)
+        to_center = (center_y[runs.ids] - runs.rows) * is_instance[runs.ids]
+        offset[0] = runs.painted(to_center.astype(np.int16))
+        places = runs.painted(center_x.astype(np.int16)[runs.ids])
+        np.subtract(places, np.arange(width, dtype=np.int16), out=offset[1])
         offset[1] *= offset_weight
         y, x = (center[is_instance].astype(np.int64) for center in (center_y, center_x))
         return {
@@ -152,9 +153,7 @@ class MaxDeepLabTargets:
         self.small_instance_weight = small_instance_weight
         self.crowd_is_void = crowd_is_void
 
-    def __call__(
-        self, segments: PanopticSegments, categories: Categories
-    ) -> dict[str, NDArray[np.int32] | NDArray[np.float32]]:
+    def __call__(self, segments: PanopticSegments, categories: Categories) -> Maps:
         """Targets of one map.
 
         Args:
@@ -162,9 +161,10 @@ class MaxDeepLabTargets:
             categories: the classes that `segments` speaks of.
 
         Returns:
-            `semantic` int32 ``[H, W]``, class ids, `ignore_class` where nothing is to be learnt;
+            `semantic` uint8 (int32 if class ids go beyond 255) ``[H, W]``, class ids,
+            `ignore_class` where nothing is to be learnt;
             `semantic_weight` float32 ``[H, W]``;
-            `thing_id_mask` int32 ``[H, W]``, number of the instance, from 0 in the order in which
+            `thing_id_mask` int16 ``[H, W]``, number of the instance, from 0 in the order in which
             they appear row by row, -1 elsewhere;
             `thing_id_class` int32 ``[slots]``, class id of each instance, -1 past the last.
         """
@@ -177,8 +177,8 @@ class MaxDeepLabTargets:
         things = present[np.argsort(first_runs)]
         things = things[tables.is_countable[things] & ~np.isin(things, dropped)]
 
-        numbers = np.full(tables.count, -1, np.int32)
-        numbers[things] = np.arange(len(things), dtype=np.int32)
+        numbers = np.full(tables.count, -1, np.int16)
+        numbers[things] = np.arange(len(things), dtype=np.int16)
         thing_id_class = np.full(self.slots, -1, np.int32)
         thing_id_class[: len(things)] = tables.class_ids[things]
         semantic = tables.semantic(self.crowd_is_void)
@@ -236,10 +236,12 @@ class _SegmentTables:
         self.is_countable = categories.is_thing_table[self.class_ids] & ~self.is_crowd
         self.is_countable[0] = False
         self._void = void
+        largest = max(categories.semantic_channels - 1, void)
+        self._smallest = np.uint8 if largest < 256 else np.int32
 
-    def semantic(self, crowd_is_void: bool) -> NDArray[np.int32]:
-        """Class to learn, int32 ``[S + 1]``."""
-        table = self.class_ids.copy()
+    def semantic(self, crowd_is_void: bool) -> NDArray[Any]:
+        """Class to learn, ``[S + 1]``."""
+        table = self.class_ids.astype(self._smallest)
         if crowd_is_void:
             table[self.is_crowd] = self._void
         return table

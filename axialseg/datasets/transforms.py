@@ -164,6 +164,9 @@ class TrainTransform:
             ids = np.asarray(cv2.flip(ids, 1), np.int32)
             left = self.width - left - window_width
 
+        if ids.shape == (self.height, self.width):
+            valid = np.ones(ids.shape, bool)
+            return TrainingCrop(window, valid, sample.segments._replace(id_map=ids))
         image, valid = _pad(window, top, left, self.height, self.width)
         id_map = np.zeros((self.height, self.width), np.int32)
         id_map[top : top + window_height, left : left + window_width] = ids

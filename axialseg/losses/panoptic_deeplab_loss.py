@@ -57,9 +57,9 @@ class PanopticDeepLabLoss(nn.Module):
 
         Args:
             outputs: raw heads at any resolution; they are resized to that of the targets.
-            targets: ``semantic`` int ``[B, H, W]`` class ids; ``semantic_weight``, ``center``,
-                ``center_weight``, ``offset_weight`` float ``[B, H, W]``; ``offset`` float
-                ``[B, 2, H, W]``.
+            targets: ``semantic`` int ``[B, H, W]`` class ids; ``semantic_weight``, ``center`` float
+                ``[B, H, W]``; ``center_weight``, ``offset_weight`` bool or float ``[B, H, W]``;
+                ``offset`` int or float ``[B, 2, H, W]``.
 
         Returns:
             ``semantic``, ``center`` and ``offset``; their sum is the loss.

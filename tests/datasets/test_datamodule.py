@@ -77,12 +77,12 @@ def test_training_batch(root: Path) -> None:
     assert shapes == {
         "image": ("uint8", (4, 3, *CROP)),
         "valid": ("bool", (4, *CROP)),
-        "semantic": ("int32", (4, *CROP)),
+        "semantic": ("uint8", (4, *CROP)),
         "semantic_weight": ("float32", (4, *CROP)),
         "center": ("float32", (4, *CROP)),
-        "center_weight": ("float32", (4, *CROP)),
-        "offset": ("float32", (4, 2, *CROP)),
-        "offset_weight": ("float32", (4, *CROP)),
+        "center_weight": ("bool", (4, *CROP)),
+        "offset": ("int16", (4, 2, *CROP)),
+        "offset_weight": ("bool", (4, *CROP)),
         "position": ("int64", (4,)),
         "index": ("int64", (4,)),
     }

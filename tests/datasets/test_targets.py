@@ -62,15 +62,15 @@ def test_targets_equal_deeplab2(case: str) -> None:
     result = targets(segments, categories)
 
     golden = {
-        "semantic": ARRAYS[f"{case}|out|semantic_gt"],
-        "semantic_weight": ARRAYS[f"{case}|out|semantic_loss_weight"],
-        "center_weight": ARRAYS[f"{case}|out|center_loss_weight"],
-        "offset": ARRAYS[f"{case}|out|instance_regression_gt"].transpose(2, 0, 1),
-        "offset_weight": ARRAYS[f"{case}|out|regression_loss_weight"],
+        "semantic": (ARRAYS[f"{case}|out|semantic_gt"], np.uint8),
+        "semantic_weight": (ARRAYS[f"{case}|out|semantic_loss_weight"], np.float32),
+        "center_weight": (ARRAYS[f"{case}|out|center_loss_weight"], bool),
+        "offset": (ARRAYS[f"{case}|out|instance_regression_gt"].transpose(2, 0, 1), np.int16),
+        "offset_weight": (ARRAYS[f"{case}|out|regression_loss_weight"], bool),
     }
-    for key, expected in golden.items():
+    for key, (expected, dtype) in golden.items():
         np.testing.assert_array_equal(result[key], expected, err_msg=key)
-        assert result[key].dtype == expected.dtype, key
+        assert result[key].dtype == dtype, key
     np.testing.assert_allclose(
         result["center"], ARRAYS[f"{case}|out|instance_center_gt"], rtol=0, atol=1e-6
     )
@@ -94,9 +94,9 @@ def test_mask_set_targets_equal_deeplab2(case: str) -> None:
     result = targets(segments, coco_like())
 
     golden = {
-        "semantic": ("semantic_gt", np.int32),
+        "semantic": ("semantic_gt", np.uint8),
         "semantic_weight": ("semantic_loss_weight", np.float32),
-        "thing_id_mask": ("thing_id_mask_gt", np.int32),
+        "thing_id_mask": ("thing_id_mask_gt", np.int16),
         "thing_id_class": ("thing_id_class_gt", np.int32),
     }
     assert result.keys() == golden.keys()
@@ -126,6 +126,25 @@ def test_mask_sets_of_a_crop_without_things() -> None:
     assert (result["thing_id_mask"] == -1).all()
     assert result["thing_id_class"].tolist() == [-1, -1]
     assert (result["semantic"] == 0).all()
+
+
+def test_more_classes_than_a_byte_holds() -> None:
+    categories = contiguous_categories((i, str(i), i % 2 == 1, (0, 0, 0)) for i in range(1, 401))
+    id_map = np.repeat(np.arange(5, dtype=np.int32), 6).reshape(5, 6)
+    segments = PanopticSegments(id_map, np.array([255, 256, 399, 400]), np.zeros(4, bool))
+    for targets in (PanopticDeepLabTargets(), MaxDeepLabTargets()):
+        semantic = targets(segments, categories)["semantic"]
+        np.testing.assert_array_equal(semantic, segments.semantic_map(0))
+        assert semantic.dtype == np.int32
+
+
+def test_offsets_of_the_largest_crop() -> None:
+    id_map = np.zeros((3, 2049), np.int32)
+    id_map[0] = id_map[2, 0] = id_map[2, -1] = 1
+    segments = PanopticSegments(id_map, np.array([5]), np.zeros(1, bool))
+    offset = PanopticDeepLabTargets()(segments, coco_like())["offset"]
+    np.testing.assert_array_equal(offset[1, 0], 1024 - np.arange(2049))
+    assert offset[:, 2, -1].tolist() == [-2, -1024]
 
 
 @pytest.mark.parametrize("case", ["tg/cityscapes", "tg/coco"])

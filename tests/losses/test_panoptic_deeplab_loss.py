@@ -79,3 +79,20 @@ def test_loss_is_float32_under_autocast() -> None:
     for name, term in terms.items():
         assert term.dtype == torch.float32
         torch.testing.assert_close(term, expected[name])
+
+
+def test_types_of_the_loader_give_the_same_loss() -> None:
+    wide = targets("panoptic_cityscapes")
+    wide["offset"] = wide["offset"].round()
+    types = {"semantic": torch.uint8, "offset": torch.int16}
+    types |= {"center_weight": torch.bool, "offset_weight": torch.bool}
+    small = wide | {name: wide[name].to(dtype) for name, dtype in types.items()}
+    for name, values in small.items():
+        assert torch.equal(values.to(wide[name].dtype), wide[name])
+    results = []
+    for truth in (wide, small):
+        outputs = predictions()
+        terms = PanopticDeepLabLoss(ignore_class=255)(outputs, truth)
+        torch.stack(list(terms.values())).sum().backward()
+        results.append([*terms.values(), *(head.grad for head in outputs[:3])])
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
