@@ -7,7 +7,6 @@ sweeper then see one job with one set of parameters. Ranks that srun or torchrun
 left alone.
 """
 
-import ctypes
 import json
 import logging
 import math
@@ -25,6 +24,7 @@ from omegaconf import DictConfig, ListConfig
 
 from axialseg.config import conf_dir
 from axialseg.errors import UserError
+from axialseg.freed_memory import keep_freed_memory
 
 # A launched rank writes its exit code and message here; torch.distributed.run would lose them.
 EXIT_FILE = "AXIALSEG_EXIT_FILE"
@@ -36,7 +36,6 @@ RANK_VARIABLES = (
     "MASTER_PORT",
     "PL_GLOBAL_SEED",
 )
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as malloc.h has them
 MISTAKE = 2  # exit code for a mistake of the user's
 
 
@@ -181,20 +180,6 @@ def configure_torch(hardware: Hardware) -> None:
     keep_freed_memory()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cpu_count())
-
-
-def keep_freed_memory() -> None:
-    """Lets this process keep large blocks that it frees, for it will want them in the next step.
-
-    glibc maps blocks above 32 MiB one by one and unmaps them when they are freed; the kernel then
-    clears every page of the next one. Other C libraries, and a choice made by `MALLOC_` variables,
-    are left alone.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is None or any(name.startswith("MALLOC_") for name in os.environ):
-        return
-    for option, size in ((M_MMAP_THRESHOLD, 2**30), (M_TRIM_THRESHOLD, 2**31 - 1)):
-        mallopt(option, size)
 
 
 def _devices(wanted: object, visible: int, batch_size: int | None) -> int | list[int]:

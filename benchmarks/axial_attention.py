@@ -29,6 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import Tensor, nn
 
+from axialseg.freed_memory import keep_freed_memory
 from axialseg.layers.axial_attention import AxialAttention
 from axialseg.layers.textbook_axial_attention import TextbookAxialAttention
 from axialseg.peak_memory import PeakMemory, how_measured, in_fresh_process
@@ -149,6 +150,7 @@ def main() -> None:
     group.add_argument("--precision", action="store_true", help="errors of float32")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the project's commands do
     print(
         f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores, 1 thread, "
         f"torch {torch.__version__}"

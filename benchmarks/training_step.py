@@ -27,6 +27,7 @@ from axialseg.benchmark import (
     training_work,
 )
 from axialseg.command_line import compose_config
+from axialseg.freed_memory import keep_freed_memory
 from axialseg.panoptic.cityscapes_classes import CITYSCAPES
 from axialseg.peak_memory import how_measured
 
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--model", default="axial_deeplab_s")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the project's commands do
     size = 257 if arguments.quick else 513
     print(machine("cpu"))
     print(f"memory: {how_measured(torch.device('cpu'))}")

@@ -192,30 +192,3 @@ def test_signal_reaches_the_ranks(job_folder: Path) -> None:
         time.sleep(0.1)
     parent.send_signal(signal.SIGTERM)
     assert parent.wait(timeout=60) == os.EX_TEMPFAIL
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
-@pytest.mark.parametrize("chosen", [False, True])
-def test_freed_memory_is_kept(chosen: bool) -> None:
-    """The second time, a large block needs no new pages; the user's own choice stands."""
-    code = """
-import ctypes, resource
-from axialseg.launch import keep_freed_memory
-keep_freed_memory()
-libc = ctypes.CDLL(None)
-libc.malloc.restype = ctypes.c_void_p
-for _ in range(2):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    block = libc.malloc(2**26)
-    ctypes.memset(block, 1, 2**26)
-    libc.free(ctypes.c_void_p(block))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
-    if chosen:
-        environment["MALLOC_MMAP_THRESHOLD_"] = "65536"
-    run = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert (int(run.stdout) > 1000) == chosen

@@ -5,9 +5,7 @@ that follows from the seed (`sampler.py`), so batches do not depend on the numbe
 resumed run continues where it stopped.
 """
 
-import ctypes
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Any
 
 import cv2
@@ -18,10 +16,9 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from axialseg.datasets.sampler import CounterSampler, ShardSampler
 from axialseg.errors import UserError
+from axialseg.freed_memory import keep_freed_memory
 
 Batch = dict[str, Any]
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 class ImageDataModule(LightningDataModule):
@@ -135,15 +132,3 @@ def _start_worker(worker: int) -> None:
     """In a worker process: the processes are the parallelism, threads would only compete."""
     cv2.setNumThreads(0)
     keep_freed_memory()
-
-
-def keep_freed_memory() -> None:
-    """Tells the C library to keep freed memory for the next image instead of returning it.
-
-    Else each image's arrays are mapped anew and zeroed page by page, a tenth of the time. What a
-    process holds is then its largest demand so far. Other C libraries do as they do.
-    """
-    with suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_TRIM_THRESHOLD, 1 << 30)
-        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest that is accepted
