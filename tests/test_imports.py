@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "axialseg"
 ALLOWED = {
     "errors": set(),
     "cache_folder": set(),
+    "freed_memory": set(),
     "layers": set(),
     "panoptic": {"errors"},
     "losses": {"layers", "errors"},
@@ -27,7 +28,7 @@ ALLOWED = {
     "peak_memory": set(),
     "synthetic_scene": {"decoders", "layers", "models", "panoptic"},
     "attention_picture": set(),
-    "datasets": {"formats", "panoptic", "errors", "cache_folder"},
+    "datasets": {"formats", "panoptic", "errors", "cache_folder", "freed_memory"},
     "inference": {"postprocess"},
     "checkpoints": {"backbones", "decoders", "layers", "models", "errors", "cache_folder"},
 }
