@@ -43,9 +43,9 @@ from torch.utils.data import default_collate
 from axialseg.build import build_training_data
 from axialseg.config import conf_dir, register_schemas
 from axialseg.datasets import cityscapes, coco, resampling, transforms
-from axialseg.datasets.loaders import keep_freed_memory
 from axialseg.datasets.sampler import SampleKey
 from axialseg.formats.cityscapes import classes_of_instance_ids
+from axialseg.freed_memory import keep_freed_memory
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.panoptic_map import PanopticSegments
 
