@@ -9,7 +9,7 @@ over instances touches one small window each; everything else is computed per ru
 segment in a row, and painted at last.
 
 Every map has the smallest type that holds its values exactly: what loader processes hand over is
-written into fresh pages of shared memory, which costs as much time as all else.
+written into fresh pages of shared memory, and the kernel clears each of them first.
 """
 
 from typing import Any, TypeVar
