@@ -224,12 +224,14 @@ def _samples(report: SplitReport, count: int) -> Iterator[str]:
     places = np.linspace(0, len(healthy) - 1, min(count, len(healthy))).astype(int)
     for index in dict.fromkeys(healthy[place] for place in places.tolist()):
         yield _sample(inspector, index, "")
+    of_errors = {finding.kind for finding in report.errors}
     for kind, index in sorted(report.examples.items()):
-        yield _sample(inspector, index, kind)
+        color = "error" if kind in of_errors else "warning"
+        yield _sample(inspector, index, f' <span class="{color}">{escape(kind)}</span>')
 
 
 def _sample(inspector: Inspector, index: int, remark: str) -> str:
-    """An image with its segments over it."""
+    """An image with its segments over it; the remark is HTML."""
     try:
         with decoder_messages():  # they are among the findings already
             sample = inspector.sample(index)
@@ -240,10 +242,9 @@ def _sample(inspector: Inspector, index: int, remark: str) -> str:
     content = base64.b64encode(encoded.tobytes()).decode()
     height, width = sample.image.shape[:2]
     name = escape(f"{sample.file_name}, {width} x {height}")
-    warning = f' <span class="warning">{escape(remark)}</span>' if remark else ""
     return (
         f'<figure><img alt="{name}" src="data:image/jpeg;base64,{content}">'
-        f"<figcaption>{name}{warning}</figcaption></figure>"
+        f"<figcaption>{name}{remark}</figcaption></figure>"
     )
 
 

@@ -457,7 +457,7 @@ def test_what_is_not_known_is_shown_as_void(root: Path) -> None:
     np.testing.assert_array_equal(sample.segments.areas(), area[[1, *range(3, len(area))]])
     html = page("x", [report], 1, "findings.csv")
     assert html.count("<figure>") == 1 + len(report.examples)
-    assert '<span class="warning">unknown category</span>' in html
+    assert '<span class="error">unknown category</span>' in html
 
 
 # --- what is written ---
