@@ -12,7 +12,7 @@ deep as its values.
 
 --precision prints how far float32 is from float64, where the mean of the similarities is some
 standard deviations: the largest error of an output, a gradient or a statistic, relative to the
-largest value.
+largest value; the median of nine inputs.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def seconds(keys: int, values: int, length: int, columns: int, rounds: int) -> d
     return {form: statistics.median(values) for form, values in times.items()}
 
 
-def precision(ratio: float, length: int = 65) -> dict[str, float]:
+def precision(ratio: float, seed: int, length: int = 65) -> dict[str, float]:
     """Largest relative error of each form in float32, whose keys and queries are far from 0."""
     results: dict[str, dict[str, Tensor]] = {}
     for form, dtype in (
@@ -104,16 +104,16 @@ def precision(ratio: float, length: int = 65) -> dict[str, float]:
         ("textbook", torch.float32),
     ):
         module = layer("textbook" if form == "truth" else form, 64, 128)
+        generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             # q . k has the mean `ratio` times its deviation, which comes from the shifts' size.
             module.qkv.norm.bias[:128] = 1.4 * ratio / 8**0.5
-            module.qkv.norm.bias[:128] *= torch.randn(64).sign().repeat(2)
+            module.qkv.norm.bias[:128] *= torch.randn(64, generator=generator).sign().repeat(2)
             module.similarity_norm.momentum = 1.0
         module.to(dtype)
-        x = torch.randn(1, 128, length, 8, generator=torch.Generator().manual_seed(1))
-        x = x.to(dtype).requires_grad_()
+        x = torch.randn(1, 128, length, 8, generator=generator).to(dtype).requires_grad_()
+        weight = torch.randn(x.shape, generator=generator, dtype=torch.float64)
         y = module(x)
-        weight = torch.linspace(0, 99, y.numel(), dtype=torch.float64).sin().view_as(y)
         (y * weight.to(dtype)).sum().backward()
         named = {name: p.grad for name, p in module.named_parameters()}
         named |= {"y": y.detach(), "x": x.grad, **dict(module.named_buffers())}
@@ -135,7 +135,8 @@ def print_precision() -> None:
     print(f"{'mean / deviation':<18}", end="")
     header = True
     for ratio in (0, 2, 6, 20, 200):
-        errors = precision(ratio)
+        inputs = [precision(ratio, seed) for seed in range(9)]
+        errors = {name: statistics.median(x[name] for x in inputs) for name in inputs[0]}
         if header:
             print("".join(f"{name:>22}" for name in errors))
             header = False
