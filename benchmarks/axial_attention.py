@@ -1,6 +1,6 @@
 """Axial attention in training: ours beside the textbook form, in time, memory and precision.
 
-    python benchmarks/axial_attention.py [--quick | --precision]
+    python benchmarks/axial_attention.py [--quick | --precision] [--keep-freed-memory]
 
 The layer is that of Axial-ResNet: 8 heads, over the columns of one square image, forward and
 backward. Times are CPU time of one thread in one process, in which both take turns; medians. Peaks
@@ -9,6 +9,10 @@ of memory are of a process each, above what it held before; weights and input ar
 `axial-attention` is the package of that name on PyPI, its attention along one axis: plain, that is
 without positions and batch norms and with 1 / sqrt(d), so it does less; its queries and keys are as
 deep as its values.
+
+--keep-freed-memory does what this project's commands do on a CPU: the process keeps large blocks
+that it frees. It helps the textbook form most, whose maps the kernel
+then clears once and not in every step.
 
 --precision prints how far float32 is from float64, where the mean of the similarities is some
 standard deviations: the largest error of an output, a gradient or a statistic, relative to the
@@ -149,9 +153,11 @@ def main() -> None:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--quick", action="store_true", help="fewer rounds and columns")
     group.add_argument("--precision", action="store_true", help="errors of float32")
+    parser.add_argument("--keep-freed-memory", action="store_true", help="as the commands do")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()  # as the project's commands do
+    if arguments.keep_freed_memory:
+        keep_freed_memory()
     print(
         f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores, 1 thread, "
         f"torch {torch.__version__}"
