@@ -159,7 +159,9 @@ class FakeStep:
         with self._mode, self._live, self._unknown:
             self._live.reset_peak()
             batch = {
-                name: torch.empty(images, *array.shape, dtype=torch.from_numpy(array[:0]).dtype)
+                name: torch.empty(
+                    images, *array.shape, dtype=torch.from_numpy(array.reshape(-1)[:0]).dtype
+                )
                 for name, array in self._sample.items()
             }
             training_step(self._task, self._optimizer, batch, self._dtype)

@@ -23,7 +23,7 @@ from axialseg.benchmark import (
     training_work,
 )
 from axialseg.command_line import compose_config
-from axialseg.commands.complexity import categories_of
+from axialseg.commands.complexity import classes_of
 
 MODELS = ("axial_deeplab_l", "max_deeplab_s")
 SECONDS = 20.0
@@ -34,7 +34,7 @@ def job(model: str, options: list[str], size: int, batch: int, device: str) -> J
     """A training step on COCO's classes."""
     data = ["data=coco", f"crop=[{size},{size}]"]
     cfg: DictConfig = compose_config("memory", [f"model={model}", *data, *options])
-    categories = categories_of(cfg.data)
+    categories = classes_of(cfg)
     return Job(cfg, categories, (size, size), batch, device, "bf16-mixed", compile=False)
 
 

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from axialseg.build import build, build_task
 from axialseg.command_line import compose_config
-from axialseg.commands.complexity import categories_of
+from axialseg.commands.complexity import classes_of
 from axialseg.memory import FakeStep, make_optimizer, training_step
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.panoptic_map import PanopticSegments
@@ -72,7 +72,8 @@ def sample(cfg: DictConfig, categories: Categories, seed: int) -> dict[str, np.n
 
 def real_steps(cfg: DictConfig, images: int) -> None:
     """A few steps that compute."""
-    categories = categories_of(cfg.data)
+    categories = classes_of(cfg)
+    assert isinstance(categories, Categories)
     samples = [sample(cfg, categories, seed) for seed in range(images)]
     batch = {key: torch.from_numpy(np.stack([s[key] for s in samples])) for key in samples[0]}
     del samples
@@ -96,7 +97,7 @@ def measure(overrides: list[str], images: int) -> int:
 def plan(overrides: list[str], images: int) -> int:
     """Peak bytes of a fake step."""
     cfg = compose_config("memory", overrides)
-    categories = categories_of(cfg.data)
+    categories = classes_of(cfg)
     shapes = sample(cfg, categories, 0)
     step = FakeStep(lambda: build_task(cfg, categories), shapes, "32-true", MASKS)
     return step.peak_bytes(images)

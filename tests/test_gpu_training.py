@@ -13,7 +13,7 @@ from axialseg.benchmark import Job, training_batch
 from axialseg.build import build_task
 from axialseg.command_line import compose_config
 from axialseg.commands import train
-from axialseg.commands.complexity import categories_of
+from axialseg.commands.complexity import classes_of
 from axialseg.layers.axial_attention import AxialAttention
 from axialseg.memory import AUTOCAST, make_optimizer, training_step
 from axialseg.tasks.training_task import TrainingTask
@@ -48,7 +48,7 @@ def task_and_batch(
     height, width = SIZE
     arguments = [f"model={model}", "data=coco", f"crop=[{height},{width}]", *options]
     cfg = compose_config("memory", arguments)
-    categories = categories_of(cfg.data)
+    categories = classes_of(cfg)
     batch = training_batch(Job(cfg, categories, SIZE, 2, device, "32-true", compile=False))
     torch.manual_seed(0)
     task = build_task(cfg, categories).train()

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from axialseg.command_line import compose_config, run_tool
-from axialseg.commands.complexity import FORMATS, categories_of, size_of
+from axialseg.commands.complexity import FORMATS, classes_of, size_of
 from axialseg.errors import UserError
 from axialseg.launch import resolve_hardware
 
 if TYPE_CHECKING:
     from axialseg.benchmark import Cost, Job
-    from axialseg.build import Classes
 
 USAGE = (
     "python -m axialseg benchmark model=<name> [size=[height,width]] [batch=<images>] "
@@ -25,7 +24,6 @@ USAGE = (
 )
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
-IMAGENET_CLASSES = 1000
 MEBIBYTE = 2**20
 
 Row = dict[str, Any]
@@ -100,17 +98,7 @@ def _job(cfg: DictConfig, size: tuple[int, int]) -> "Job":
     accelerator = "gpu" if device == "cuda" else "cpu"
     here = {"accelerator": accelerator, "devices": 1, "num_nodes": 1, "precision": cfg.precision}
     precision = resolve_hardware(OmegaConf.create(here), None).precision
-    return Job(cfg, _classes(cfg), size, cfg.batch, device, precision, cfg.compile)
-
-
-def _classes(cfg: DictConfig) -> "Classes":
-    """Those of the data; without data, as many as the model's task usually has."""
-    from axialseg.datasets.image_classes import ImageClasses
-
-    if cfg.data is None and cfg.model.targets is None:
-        names = tuple(f"class {number}" for number in range(IMAGENET_CLASSES))
-        return ImageClasses(names, names)
-    return categories_of(cfg.data)
+    return Job(cfg, classes_of(cfg), size, cfg.batch, device, precision, cfg.compile)
 
 
 def _report(part: str, what: str) -> None:

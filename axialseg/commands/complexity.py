@@ -1,24 +1,26 @@
 """`python -m axialseg complexity`: parameters and multiply-adds of a model, part by part."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from axialseg.command_line import compose_config, run_tool
-from axialseg.config_check import nearest
+from axialseg.config_check import check_model_fits_data, nearest
 from axialseg.errors import UserError
 
 if TYPE_CHECKING:
+    from axialseg.build import Classes
     from axialseg.complexity import PartCost
-    from axialseg.panoptic.categories import Categories
 
 USAGE = (
     "python -m axialseg complexity model=<name> [size=[height,width]] [data=<name>] "
     "[format=table|json] [key=value ...]"
 )
 FORMATS = ("table", "json")
+IMAGENET_CLASSES = 1000
 
 
 def main() -> None:
@@ -48,16 +50,20 @@ def complexity(arguments: list[str]) -> None:
     # Only now: torch takes seconds, and a wrong command line shall not wait for it.
     from axialseg.build import build_net_on_meta
     from axialseg.complexity import part_costs
+    from axialseg.datasets.image_classes import ImageClasses
 
-    categories = categories_of(cfg.data)
-    channels = categories.semantic_channels
-    net = build_net_on_meta(cfg.model, channels, len(categories) + 1).eval()
+    classes = classes_of(cfg)
+    is_classifier = isinstance(classes, ImageClasses)
+    channels = len(classes) if isinstance(classes, ImageClasses) else classes.semantic_channels
+    net = build_net_on_meta(cfg.model, channels, len(classes) + 1).eval()
     parts = part_costs(net, (height, width))
     if cfg.format == "json":
-        facts = {"model": cfg.model.name, "size": [height, width], "semantic_channels": channels}
+        key = "classes" if is_classifier else "semantic_channels"
+        facts = {"model": cfg.model.name, "size": [height, width], key: channels}
         print(json.dumps(facts | as_json(parts), indent=1))
     else:
-        print(f"{cfg.model.name}, {height}x{width}, {channels} semantic channels\n")
+        what = "classes" if is_classifier else "semantic channels"
+        print(f"{cfg.model.name}, {height}x{width}, {channels} {what}\n")
         print(as_table(parts))
 
 
@@ -73,28 +79,45 @@ def size_of(key: str, value: Any) -> tuple[int, int]:
     return numbers[0], numbers[1]
 
 
-def categories_of(data: DictConfig | None) -> "Categories":
-    """Classes of a data set; without one, Cityscapes'.
+def classes_of(cfg: DictConfig) -> "Classes":
+    """Classes of the data set; without one Cityscapes', or 1000 for a classifier.
 
     Args:
-        data: config of the data set; it is opened only if neither its config nor its class knows
-            the classes.
+        cfg: config with `model` and `data`. The data set is opened only if neither its config nor
+            its class knows the classes; ImageNet has 1000 where it is not there.
+
+    Raises:
+        UserError: the model does not fit the data, or the data set can not be opened.
     """
     from axialseg.build import build
+    from axialseg.datasets.imagenet import ImageNet
     from axialseg.panoptic.categories import Categories
     from axialseg.panoptic.cityscapes_classes import CITYSCAPES
 
+    data = cfg.data
     if data is None:
-        return CITYSCAPES
+        return CITYSCAPES if cfg.model.targets else _imagenet_classes()
+    check_model_fits_data(cfg)
     dataset = data.val_dataset
-    known = getattr(get_object(dataset._target_), "categories", None)
+    reader = get_object(dataset._target_)
+    known = getattr(reader, "categories", None)
     if dataset.get("categories") is not None:
-        categories: Categories = build(dataset.categories)
+        classes: Classes = build(dataset.categories)
     elif isinstance(known, Categories):
-        categories = known
+        classes = known
+    elif reader is ImageNet and not Path(data.root).is_dir():
+        classes = _imagenet_classes()
     else:
-        categories = build(dataset, root=data.root).categories
-    return categories
+        classes = build(dataset, root=data.root).categories
+    return classes
+
+
+def _imagenet_classes() -> "Classes":
+    """As many as ImageNet has, without their names."""
+    from axialseg.datasets.image_classes import ImageClasses
+
+    names = tuple(f"class {number}" for number in range(IMAGENET_CLASSES))
+    return ImageClasses(names, names)
 
 
 def as_json(parts: list["PartCost"]) -> dict[str, Any]:

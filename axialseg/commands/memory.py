@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from omegaconf import DictConfig
 
 from axialseg.command_line import compose_config, run_tool
-from axialseg.commands.complexity import FORMATS, categories_of, size_of
+from axialseg.commands.complexity import FORMATS, classes_of, size_of
 from axialseg.config_check import nearest
 from axialseg.errors import UserError
 
@@ -146,17 +146,21 @@ def _fake_step(cfg: DictConfig, crop: tuple[int, int]) -> "FakeStep":
     import numpy as np
 
     from axialseg.build import build, build_task
+    from axialseg.datasets.image_classes import ImageClasses
     from axialseg.memory import FakeStep
     from axialseg.panoptic.panoptic_map import PanopticSegments
     from axialseg.tasks.training_task import TrainingTask
 
-    categories = categories_of(cfg.data)
-    void = PanopticSegments(np.zeros(crop, np.int32), np.zeros(0, np.int64), np.zeros(0, bool))
-    targets = build(cfg.model.targets)(void, categories)
-    sample = {"image": np.zeros((3, *crop), np.uint8), "valid": np.ones(crop, bool), **targets}
+    classes = classes_of(cfg)
+    sample = {"image": np.zeros((3, *crop), np.uint8)}
+    if isinstance(classes, ImageClasses):
+        sample["label"] = np.zeros((), np.int64)
+    else:
+        void = PanopticSegments(np.zeros(crop, np.int32), np.zeros(0, np.int64), np.zeros(0, bool))
+        sample |= {"valid": np.ones(crop, bool), **build(cfg.model.targets)(void, classes)}
 
     def make_task() -> TrainingTask:
-        task = build_task(cfg, categories)
+        task = build_task(cfg, classes)
         assert isinstance(task, TrainingTask)
         return task
 

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from imagenet_tree import write_tree
 from published_models import (
     MAX_DEEPLAB,
     PUBLISHED,
@@ -111,6 +113,27 @@ def test_table_tells_what_is_not_run(command: Command, capsys: pytest.CaptureFix
     assert len({len(line) for line in lines[2:]}) == 1
 
 
+@pytest.mark.parametrize("data", [[], ["data=imagenet", "data.root=/none"]])
+def test_classifier_without_its_data(
+    data: list[str], command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(complexity.main, ["model=axial_resnet_50_s", *data])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "axial_resnet_50_s, 224x224, 1000 classes"
+    assert lines[-1].split() == ["total", "12,481,000", "88,512", "2.84", "G"]
+
+
+def test_classes_of_a_data_set_that_is_there(
+    tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["data=imagenet", f"data.root={write_tree(tmp_path)}", "format=json"]
+    command(complexity.main, ["model=axial_resnet_tiny", "size=[32,32]", *arguments])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["classes"] == 3
+    (classifier,) = (part for part in printed["parts"] if part["name"] == "classifier")
+    assert classifier["parameters"] == 3 * 256 + 3
+
+
 def test_usage(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     command(complexity.main, ["--help"])
     assert capsys.readouterr().out.startswith("usage: python -m axialseg complexity model=<name>")
@@ -125,6 +148,8 @@ def test_usage(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
         (["model=axial_deeplab_s", "size=[65]"], "size=[65] is no [height,width] in pixels"),
         (["model=axial_deeplab_s", "size=[65,big]"], "is no [height,width] in pixels"),
         (["model=axial_deeplab_s", "size=[0,65]"], "is no [height,width] in pixels"),
+        (["model=axial_deeplab_s", "data=imagenet"], "segments images, but the data have one"),
+        (["model=axial_resnet_50_s", "data=coco"], "classifies whole images, but the data are"),
         (["model=axial_deeplab_s", "format=jsn"], "did you mean format=json?"),
         (["model=axial_deeplab_s", "sizes=[65,65]"], "did you mean size?"),
         (["model=axial_deeplab_s", "model.backbone.max_pol=true"], "max_pool"),

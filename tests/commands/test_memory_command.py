@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from axialseg.build import build_task
+from axialseg.build import build_net_on_meta, build_task
 from axialseg.command_line import compose_config
 from axialseg.commands import memory
+from axialseg.commands.complexity import classes_of
 from axialseg.memory import LiveBytes, make_optimizer, training_step
 from axialseg.panoptic.coco_classes import COCO
 from axialseg.peak_memory import in_fresh_process
@@ -22,6 +23,13 @@ SMALL = [
     "model.backbone.stage_blocks=[1,1,1,1]",
     "data=coco",
     "crop=[33,49]",
+    "precision=32-true",
+]
+CLASSIFIER = [
+    "model=axial_resnet_tiny",
+    "data=imagenet",
+    "data.root=/none",
+    "crop=[65,65]",
     "precision=32-true",
 ]
 CHECKPOINTED = "+model.backbone.activation_checkpointing=true"
@@ -123,9 +131,35 @@ def test_planned_peak_is_the_measured_one() -> None:
     assert in_fresh_process(plan, arguments, 4) == pytest.approx(measured, rel=0.15)
 
 
+def test_classifier_without_its_data(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    command(memory.main, [*CLASSIFIER, "gpu=200MiB", "batch=3", "format=json"])
+    printed = json.loads(capsys.readouterr().out)
+    net = build_net_on_meta(compose_config("memory", CLASSIFIER).model, 1000)
+    trained = sum(p.numel() for p in net.parameters())
+    assert printed["gradients"] == printed["optimizer_state"] == 4 * trained
+    assert printed["batch_size"] == 1024
+    assert printed["peak_of_one"] < printed["peak_of_batch"] < printed["peak_of_largest"]
+    assert printed["peak_of_largest"] < 180 * 2**20
+
+
+def test_fake_step_of_a_classifier_is_the_real_one() -> None:
+    cfg = compose_config("memory", CLASSIFIER)
+    fake = memory._fake_step(cfg, (65, 65))
+    with LiveBytes() as live:
+        task = build_task(cfg, classes_of(cfg)).train()
+        optimizer = make_optimizer(task)
+        images = torch.zeros(2, 3, 65, 65, dtype=torch.uint8)
+        for _ in range(2):
+            live.reset_peak()
+            batch = {"image": images.clone(), "label": torch.tensor([3, 999])}
+            training_step(task, optimizer, batch, None)
+    assert fake.peak_bytes(2) == pytest.approx(live.peak, rel=0.03)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (["model=axial_resnet_50_s"], "classifies whole images, but the data are panoptic"),
         (["crop=[65,65]"], "model"),
         (["model=axial_deeplab_s", "crop=65"], "crop=65 is no [height,width] in pixels"),
         (["model=axial_deeplab_s", "gpu=80"], "gpu=80 is no size of memory; write it as gpu=80GiB"),
