@@ -122,6 +122,7 @@ def _prepared_image(
     import numpy as np
 
     from axialseg.build import build
+    from axialseg.datasets.classification_transforms import CenterCrop
     from axialseg.datasets.image_file import read_rgb
 
     if not Path(cfg.image).is_file():
@@ -136,6 +137,14 @@ def _prepared_image(
     if cfg.data is None:
         return image, np.ones((height, width), bool), (y, x)
     transform = build(cfg.data.eval_transform, crop_size=list(cfg.data.eval_size))
+    if isinstance(transform, CenterCrop):
+        shown, (row, column) = transform(image), transform.place(height, width, (y, x))
+        if not (0 <= row < transform.height and 0 <= column < transform.width):
+            raise UserError(
+                f"query=[{y},{x}] lies outside the middle of {cfg.image}, which is all that a "
+                "classifier sees; name another pixel"
+            )
+        return shown, np.ones(shown.shape[:2], bool), (row, column)
     prepared, (new_height, new_width) = transform(image)
     y = round(y * (new_height - 1) / max(height - 1, 1))
     x = round(x * (new_width - 1) / max(width - 1, 1))

@@ -111,3 +111,20 @@ class CenterCrop:
     def corner(self, rows: int, columns: int) -> tuple[int, int]:
         """(top, left) of the crop in a resized image."""
         return round((rows - self.height) / 2), round((columns - self.width) / 2)
+
+    def place(self, height: int, width: int, pixel: tuple[int, int]) -> tuple[int, int]:
+        """Where a pixel of an image lies in its crop; outside of 0..h-1, 0..w-1 it is cut off.
+
+        Args:
+            height: of the image.
+            width: of the image.
+            pixel: (y, x) in the image.
+        """
+        resized = self.resized_size(height, width)
+        row, column = (
+            math.floor((at + 0.5) * new / old) - first
+            for at, new, old, first in zip(
+                pixel, resized, (height, width), self.corner(*resized), strict=True
+            )
+        )
+        return row, column

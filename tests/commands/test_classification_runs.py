@@ -12,7 +12,7 @@ import torch
 from imagenet_tree import CLASSES, flatten_val, write_devkit, write_tree
 from PIL import Image
 
-from axialseg.commands import evaluate, train
+from axialseg.commands import attention, evaluate, train
 from axialseg.csv_logging import read_table
 
 Command = Callable[[Callable[[], None], list[str]], None]
@@ -169,6 +169,18 @@ def test_logs_to_wandb(tiny_classification: list[str], tmp_path: Path, command: 
     (folder,) = (tmp_path / "wandb").glob("offline-run-*/files/media")
     assert list(folder.glob("images/val/images_*.png"))
     assert list(folder.glob("table/val/classes_*.table.json"))
+
+
+def test_attention_of_a_classifier(
+    run_folder: Path, tree: Path, tmp_path: Path, command: Command, refusal: Refusal
+) -> None:
+    image = next((tree / "val").glob("*/*.JPEG"))  # 40 x 48
+    arguments = [f"ckpt={run_folder / 'checkpoints/last.ckpt'}", f"image={image}", "layer=stage3.0"]
+    output = tmp_path / "drawn.png"
+    command(attention.main, [*arguments, "query=[20,24]", f"output={output}"])
+    assert output.is_file()
+    message = refusal(attention.main, [*arguments, "query=[20,0]"])
+    assert "query=[20,0] lies outside the middle of" in message
 
 
 def segmentation(shapes: list[str], checkpoint: Path, folder: Path, *overrides: str) -> str:

@@ -114,3 +114,28 @@ def test_centre_crop_of_the_whole_shorter_side() -> None:
 
 def test_centre_crop_that_is_no_square() -> None:
     assert CenterCrop([33, 65])(photo(200, 150)).shape == (33, 65, 3)
+
+
+@pytest.mark.parametrize("size", [(375, 500), (60, 71), (900, 300)])
+def test_place_of_a_pixel_in_the_centre_crop(size: tuple[int, int]) -> None:
+    crop = CenterCrop([48, 64])
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(60):
+        y, x = (int(rng.integers(side)) for side in size)
+        image = np.zeros((*size, 3), np.uint8)
+        rows, columns = (slice(max(v - 9, 0), v + 10) for v in (y, x))
+        image[rows, columns] = 255
+        light = crop(image)[..., 0].astype(float)
+        row, column = crop.place(*size, (y, x))
+        if not (0 <= row < 48 and 0 <= column < 64):
+            continue
+        inside += 1
+        assert light[row, column] > 100
+    assert inside > 10
+
+
+def test_place_of_the_middle_and_the_corner() -> None:
+    crop = CenterCrop([224, 224])
+    assert crop.place(512, 512, (256, 256)) == (112, 112)
+    assert crop.place(512, 1024, (0, 0)) == (-16, -144)
