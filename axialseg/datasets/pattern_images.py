@@ -2,10 +2,11 @@
 
 Ten patterns fill the image in any hue, at any scale and angle, with uneven light, blur and noise;
 in front of every other one lies an object of no class, which has a pattern of its own. Colours are
-drawn without regard to the class. Four of the patterns are the stuff of the `shapes` data, and four
+drawn without regard to the class. Three of the patterns are stuff of the `shapes` data, and four
 are what its things are painted with.
 """
 
+import cv2
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
@@ -27,12 +28,12 @@ from axialseg.datasets.shape_painting import (
 )
 
 # Raise it with every change that alters an image: data on disk of another version is made anew.
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 
-SIDES = (64, 96)  # height and width, ends included
+SIDES = (40, 60)  # height and width, ends included
 OBJECT_RATE = 0.5
 DIAMETER = (0.15, 0.4)  # of the object, as a share of the shorter side
-PALETTE = Palette(saturation=(0.1, 0.8), contrast=(0.15, 0.4))
+PALETTE = Palette(saturation=(0.1, 0.8), contrast=(0.35, 0.65))
 
 
 def paint_pattern(name: str, rng: Generator) -> NDArray[np.uint8]:
@@ -53,6 +54,17 @@ def _camouflage(height: int, width: int, rng: Generator) -> Image:
     return np.sign(smooth_noise(height, width, rng.uniform(4, 7), rng))
 
 
+def _bubbles(height: int, width: int, rng: Generator) -> Image:
+    """Outlines of circles anywhere, one over the other."""
+    canvas = np.zeros((height, width), np.uint8)
+    for _ in range(height * width // 100):
+        x, y = rng.integers(0, (width, height)).tolist()
+        radius = int(rng.integers(4, 8))
+        cv2.circle(canvas, (x, y), radius, 0, cv2.FILLED)  # what lies behind does not shine through
+        cv2.circle(canvas, (x, y), radius, 255, 2, cv2.LINE_AA)
+    return canvas.astype(np.float32) / 127.5 - 1
+
+
 def _weave(height: int, width: int, rng: Generator) -> Image:
     """A chessboard of fields with three bars each, along and across by turns."""
     along, across = axes(height, width, rng.uniform(0, np.pi))
@@ -61,10 +73,11 @@ def _weave(height: int, width: int, rng: Generator) -> Image:
     return np.sign(np.sin(np.where(is_across, across, along) * (6 * np.pi / field)))
 
 
-_sky, _grass, _brick, _water = TEXTURES
+_sky, _grass, _brick, _ = TEXTURES
 _, _stripes, _dots, _checks, _speckles = FILLS
 PATTERNS: dict[str, Pattern] = {
     "brick": _brick,
+    "bubbles": _bubbles,
     "camouflage": _camouflage,
     "checks": _checks,
     "dots": _dots,
@@ -72,6 +85,5 @@ PATTERNS: dict[str, Pattern] = {
     "sky": _sky,
     "speckles": _speckles,
     "stripes": _stripes,
-    "water": _water,
     "weave": _weave,
 }

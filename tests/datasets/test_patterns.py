@@ -61,14 +61,14 @@ def test_a_changed_generator_needs_a_new_version() -> None:
     images = [paint_pattern(name, np.random.default_rng(0)) for name in PATTERNS]
     means = [round(float(image.mean())) for image in images]
     # If this fails: raise GENERATOR_VERSION, then put the new numbers here.
-    assert (GENERATOR_VERSION, means) == (1, [93, 145, 139, 145, 133, 120, 96, 139, 101, 139])
+    assert (GENERATOR_VERSION, means) == (2, [87, 144, 80, 136, 150, 130, 66, 176, 138, 141])
 
 
 def test_same_seed_same_bytes_and_other_seed_other_images(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         patterns_imagenet(tmp_path / name, "train", seed, 1, 1)
     assert content_of(tmp_path / "a") == content_of(tmp_path / "b")
-    image = Path("val/water/water_00000.JPEG")
+    image = Path("val/weave/weave_00000.JPEG")
     assert (tmp_path / "a" / image).read_bytes() != (tmp_path / "c" / image).read_bytes()
 
 
