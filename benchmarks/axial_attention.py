@@ -11,8 +11,8 @@ without positions and batch norms and with 1 / sqrt(d), so it does less; its que
 deep as its values.
 
 --keep-freed-memory does what this project's commands do on a CPU: the process keeps large blocks
-that it frees. It helps the textbook form most, whose maps the kernel
-then clears once and not in every step.
+that it frees. It helps the textbook form most, whose maps the kernel then clears once and not in
+every step.
 
 --precision prints how far float32 is from float64, where the mean of the similarities is some
 standard deviations: the largest error of an output, a gradient or a statistic, relative to the
