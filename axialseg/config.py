@@ -150,6 +150,7 @@ class TrainConf:
     Attributes:
         seed: of weights, order and augmentation.
         resume: checkpoint file, or folder of a run, to go on from.
+        compile: run the network through `torch.compile`.
         model: see `ModelConf`.
         data: the LightningDataModule.
         schedule: see `ScheduleConf`.
@@ -160,6 +161,7 @@ class TrainConf:
 
     seed: int = 0
     resume: str | None = None
+    compile: bool = False
     model: ModelConf = field(default_factory=ModelConf)
     data: Target = MISSING
     schedule: ScheduleConf = field(default_factory=ScheduleConf)

@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -180,6 +181,20 @@ def configure_torch(hardware: Hardware) -> None:
     keep_freed_memory()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cpu_count())
+
+
+def check_compiler() -> None:
+    """Refuses `torch.compile` where it would fail in the middle of the first step.
+
+    Raises:
+        UserError: there is no C++ compiler.
+    """
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        raise UserError(
+            f"compile=true needs a C++ compiler, and there is no {compiler}; install one, or leave "
+            "compile out"
+        )
 
 
 def _devices(wanted: object, visible: int, batch_size: int | None) -> int | list[int]:

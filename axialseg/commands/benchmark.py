@@ -1,8 +1,6 @@
 """`python -m axialseg benchmark`: time and memory of a model, beside textbook attention's."""
 
 import json
-import os
-import shutil
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from axialseg.command_line import compose_config, run_tool
 from axialseg.commands.complexity import FORMATS, classes_of, size_of
 from axialseg.errors import UserError
-from axialseg.launch import resolve_hardware
+from axialseg.launch import check_compiler, resolve_hardware
 
 if TYPE_CHECKING:
     from axialseg.benchmark import Cost, Job
@@ -76,12 +74,8 @@ def _check(cfg: DictConfig) -> None:
         raise UserError(f"batch={cfg.batch}, but it must be 1 or more")
     if cfg.seconds < 0:
         raise UserError(f"seconds={cfg.seconds}, but it must be 0 or more")
-    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    if cfg.compile and shutil.which(compiler) is None:
-        raise UserError(
-            f"compile=true needs a C++ compiler, and there is no {compiler}; install one, or leave "
-            "compile out"
-        )
+    if cfg.compile:
+        check_compiler()
 
 
 def _job(cfg: DictConfig, size: tuple[int, int]) -> "Job":

@@ -17,7 +17,7 @@ from axialseg.command_line import run_command
 from axialseg.commands.saved_run import saved_run
 from axialseg.config_check import check_config, check_model_fits_data
 from axialseg.errors import UserError
-from axialseg.launch import Hardware, configure_torch, run_on_devices
+from axialseg.launch import Hardware, check_compiler, configure_torch, run_on_devices
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,8 @@ def check_evaluation(cfg: DictConfig) -> None:
             f"{cfg.ckpt} does not lie in the folder of a run; name its model=... and data=... too"
         )
     check_config(cfg)
+    if cfg.compile:
+        check_compiler()
     check_model_fits_data(cfg)
 
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from axialseg.command_line import run_command
 from axialseg.config_check import check_config, check_model_fits_data
 from axialseg.errors import UserError
-from axialseg.launch import Hardware, configure_torch, run_on_devices
+from axialseg.launch import Hardware, check_compiler, configure_torch, run_on_devices
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,8 @@ def check_training(cfg: DictConfig) -> None:
     for name in ("max_steps", "accumulate_grad_batches"):
         if cfg.trainer[name] < 1:
             raise UserError(f"trainer.{name}={cfg.trainer[name]}, but it must be 1 or more")
+    if cfg.compile:
+        check_compiler()
 
 
 def _fit(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
@@ -67,6 +69,8 @@ def _fit(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
         source, backbone_only = cfg.model.initial_checkpoint, cfg.model.initial_backbone_only
         report = load_initial_weights(task.get_submodule("net"), source, backbone_only)
         rank_zero_only(log.info)("%s", report)
+    if cfg.compile:
+        task.get_submodule("net").compile()
     trainer = build_trainer(cfg, hardware, folder)
     trainer.fit(task, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     if trainer.strategy.broadcast(_validated_step(folder)) != trainer.global_step:

@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -64,6 +65,35 @@ def test_evaluation_repeats_the_metrics_to_the_last_digit(
     assert len(listed) == 4
     assert all((results / "predictions" / entry["file_name"]).is_file() for entry in listed)
     assert len(list(results.glob("images/*.png"))) == 4
+
+
+def test_training_compiled(
+    tiny_run: list[str], tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the last stage, which makes machine code for minutes."""
+    compiled: list[torch.nn.Module] = []
+    compile_module = torch.nn.Module.compile
+
+    def quickly(net: torch.nn.Module) -> None:
+        compiled.append(net)
+        compile_module(net, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", quickly)
+    command(train.main, [*tiny_run, "compile=true", f"hydra.run.dir={tmp_path}"])
+    assert len(compiled) == 1
+    assert json.loads((tmp_path / "metrics.json").read_text())["step"] == 4
+    weights = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert not any("_orig_mod" in name for name in weights)  # it loads without compiling
+
+
+@pytest.mark.parametrize("program", [train, evaluate])
+def test_compiling_needs_a_compiler(
+    program: ModuleType, run_folder: Path, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    named = [f"run={run_folder}"] if program is evaluate else []
+    message = refusal(program.main, [*named, "compile=true"])
+    assert "compile=true needs a C++ compiler, and there is no no-such-compiler" in message
 
 
 def test_evaluation_with_faster_networks(
