@@ -268,7 +268,7 @@ def training_work(job: Job) -> Work:
     task = cast(TrainingTask, build_task(job.config, job.categories)).to(job.device).train()
     optimizer = make_optimizer(task)
     if job.compile:
-        task.net.compile()
+        task.net.compile(dynamic=False)
     batch = training_batch(job)
     return lambda: training_step(task, optimizer, batch, AUTOCAST[job.precision])
 
@@ -291,7 +291,7 @@ def inference_work(job: Job, fold: bool = False, channels_last: bool = False) ->
         net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         image = image.contiguous(memory_format=torch.channels_last)
     if job.compile:
-        net.compile()
+        net.compile(dynamic=False)
     dtype = AUTOCAST[job.precision]
 
     def run() -> None:

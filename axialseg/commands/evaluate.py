@@ -100,7 +100,7 @@ def _validate(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
         net = fold_batch_norms(net.eval())
         task.set_submodule("net", net)
     if cfg.compile:
-        net.compile()
+        net.compile(dynamic=False)
     trainer = build_trainer(cfg, hardware, folder)
     if trainer.is_global_zero:  # a test set gets none, and must not keep an earlier one's
         (folder / "metrics.json").unlink(missing_ok=True)

@@ -70,7 +70,8 @@ def _fit(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
         report = load_initial_weights(task.get_submodule("net"), source, backbone_only)
         rank_zero_only(log.info)("%s", report)
     if cfg.compile:
-        task.get_submodule("net").compile()
+        # A graph for each size, training's and evaluation's: PyTorch 2.13 fails on symbolic ones.
+        task.get_submodule("net").compile(dynamic=False)
     trainer = build_trainer(cfg, hardware, folder)
     trainer.fit(task, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     if trainer.strategy.broadcast(_validated_step(folder)) != trainer.global_step:

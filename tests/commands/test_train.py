@@ -74,9 +74,9 @@ def test_training_compiled(
     compiled: list[torch.nn.Module] = []
     compile_module = torch.nn.Module.compile
 
-    def quickly(net: torch.nn.Module) -> None:
+    def quickly(net: torch.nn.Module, **options: bool) -> None:
         compiled.append(net)
-        compile_module(net, backend="eager")
+        compile_module(net, backend="eager", **options)
 
     monkeypatch.setattr(torch.nn.Module, "compile", quickly)
     command(train.main, [*tiny_run, "compile=true", f"hydra.run.dir={tmp_path}"])
@@ -100,7 +100,7 @@ def test_evaluation_with_faster_networks(
     run_folder: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled: list[torch.nn.Module] = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda net: compiled.append(net))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda net, **options: compiled.append(net))
     options = ["fold_batch_norms=true", "compile=true", f"output={tmp_path / 'results'}"]
     command(evaluate.main, [f"run={run_folder}", *options])
     (net,) = compiled
