@@ -2,14 +2,7 @@
 
 The backward pass keeps the inputs only, and computes the weights again. A chunk is some sequences,
 of several images where they are small; its queries are taken block by block with all keys in their
-reach, so that the logits at hand fit in a cache. Everything is a matrix product, of one of two
-layouts:
-
-- by sequence, ``[n, d, L]``: q . k and sum w v;
-- by position, ``[L, d, n]``: q . rq and sum w rv, a product for each query with the table rows of
-  all its keys. With the keys in reversed order, j' = L - 1 - j, the row depends on i + j' only, so
-  that these rows are overlapping windows of one table: views, not copies. k . rk is the same with
-  queries and keys exchanged; its logits are transposed once.
+reach, so that the logits at hand fit in a cache. What is computed of a block: attention_terms.py.
 
 Letters: n sequences times heads of a chunk, d channels of a head; I queries and J keys of a block.
 """
@@ -17,12 +10,24 @@ Letters: n sequences times heads of a chunk, d channels of a head; I queries and
 import math
 from collections.abc import Iterator
 from itertools import product
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from axialseg.layers.attention_terms import (
+    Block,
+    Content,
+    KeyPosition,
+    Layout,
+    QueryPosition,
+    Retrieval,
+    Scratch,
+    Similarity,
+    Table,
+    ValueContent,
+    ValuePosition,
+)
 from axialseg.layers.full_precision import full_precision
 
 # Bytes of the logits at hand: about what a core's caches hold; on a GPU, what keeps it busy.
@@ -44,26 +49,7 @@ def chunked_attention(
     return _attend(query, key, value, scales, query_rows, key_rows, value_rows, span)
 
 
-class _Block(NamedTuple):
-    """Neighbouring queries and the keys in their reach.
-
-    Attributes:
-        queries: slice of the positions.
-        keys: slice of the reversed positions.
-        first: of the table's windows, that of the first query (or key).
-    """
-
-    queries: slice
-    keys: slice
-    first: int
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Numbers of queries and keys."""
-        return self.queries.stop - self.queries.start, self.keys.stop - self.keys.start
-
-
-def _blocks(length: int, span: int, count: int) -> list[_Block]:
+def _blocks(length: int, span: int, count: int) -> list[Block]:
     """Cuts an axis into blocks of at most `count` queries."""
     reach, margin = span // 2, _margin(length, span, count)
     blocks = []
@@ -71,7 +57,7 @@ def _blocks(length: int, span: int, count: int) -> list[_Block]:
         stop = min(start + count, length)
         first, last = max(0, start - reach), min(length, stop + reach)
         window = margin + reach + 1 + start - last
-        blocks.append(_Block(slice(start, stop), slice(length - last, length - first), window))
+        blocks.append(Block(slice(start, stop), slice(length - last, length - first), window))
     return blocks
 
 
@@ -84,7 +70,7 @@ def _is_local(length: int, span: int) -> bool:
     return span // 2 < length - 1
 
 
-def _cut(length: int, span: int, elements: int) -> tuple[list[_Block], int]:
+def _cut(length: int, span: int, elements: int) -> tuple[list[Block], int]:
     """The blocks, and n of a chunk, so that a block has about so many logits."""
     count = elements // (min(span, length) * FEWEST_ROWS)
     if _is_local(length, span):
@@ -109,330 +95,6 @@ def _size(part: slice) -> int:
     return part.stop - part.start
 
 
-class _Layout(NamedTuple):
-    """Brings a chunk's sequences, ``[b, h, d, s, L]``, into the order of the products and back.
-
-    The first copy keeps together what lies together in memory; the other order is the transpose of
-    one matrix, for which the library has a fast way.
-
-    Attributes:
-        images: b.
-        heads: h.
-        is_by_position: whether the sequences lie side by side in an image, as the columns of
-            ``[B, C, H, W]`` do, and not the positions of a sequence.
-    """
-
-    images: int
-    heads: int
-    is_by_position: bool
-
-    def by_sequence(self, x: Tensor) -> Tensor:
-        """``[b, h, d, s, L]`` -> ``[n, d, L]``."""
-        if not self.is_by_position:
-            return x.transpose(2, 3).flatten(0, 2).contiguous()
-        length, depth, n = (x := self.by_position(x)).shape
-        return x.view(-1, n).t().contiguous().view(n, length, depth).transpose(1, 2)
-
-    def by_position(self, x: Tensor) -> Tensor:
-        """``[b, h, d, s, L]`` -> ``[L, d, n]``."""
-        if self.is_by_position:
-            return x.permute(4, 2, 0, 1, 3).flatten(2).contiguous()
-        n, depth, length = (x := self.by_sequence(x)).shape
-        return x.view(n, -1).t().contiguous().view(depth, length, n).transpose(0, 1)
-
-    def from_sequences(self, x: Tensor) -> Tensor:
-        """``[n, d, L]`` -> ``[b, h, d, s, L]``."""
-        if not self.is_by_position:
-            return x.unflatten(0, (self.images, self.heads, -1)).transpose(2, 3)
-        rows = x.flatten(1).t().contiguous()
-        return rows.view(*x.shape[1:], self.images, self.heads, -1).permute(2, 3, 0, 4, 1)
-
-    def from_positions(self, x: Tensor) -> Tensor:
-        """``[L, d, n]`` -> ``[b, h, d, s, L]``."""
-        return x.unflatten(2, (self.images, self.heads, -1)).permute(2, 3, 1, 4, 0)
-
-
-class _Table:
-    """Reversed rows of a table side by side, ``[d, rows]``, and the gradient of its windows.
-
-    Args:
-        rows: ``[span, d]``.
-        margin: see `_margin`; such rows are 0.
-    """
-
-    def __init__(self, rows: Tensor, margin: int, dtype: torch.dtype) -> None:
-        self.rows = F.pad(rows.to(dtype).flip(0).t(), (margin, margin)).contiguous()
-        self.margin = margin
-        self.gradients: dict[tuple[int, int, int], Tensor] = {}
-
-    def windows(self, first: int, count: int, width: int) -> Tensor:
-        """A view ``[count, d, width]``: one window begins a row after the other."""
-        return self.rows.unfold(-1, width, 1)[:, first : first + count].transpose(0, 1)
-
-    def add_gradient(self, first: int, left: Tensor, right: Tensor) -> None:
-        """The products ``[count, d, n]`` x ``[count, n, width]`` belong to those windows."""
-        place = (first, len(left), right.shape[-1])
-        if place in self.gradients:
-            self.gradients[place].baddbmm_(left, right)
-        else:
-            self.gradients[place] = torch.bmm(left, right)
-
-    def gradient(self) -> Tensor:
-        """Of `rows` as they were given, ``[span, d]``."""
-        total = torch.zeros_like(self.rows)
-        for (first, count, width), gradient in self.gradients.items():
-            # Read as rows one shorter than they are, each one begins a column later than the last.
-            flat = F.pad(gradient.transpose(0, 1), (0, count)).flatten(1)[:, :-count]
-            skewed = flat.unflatten(1, (count, count + width - 1))
-            total[:, first : first + count + width - 1] += skewed.sum(1)
-        return total[:, self.margin : total.shape[1] - self.margin].t().flip(0).contiguous()
-
-
-class _Scratch:
-    """Memory for the matrices of a block, used again for the next one."""
-
-    def __init__(self, like: Tensor, elements: int, dtype: torch.dtype) -> None:
-        self.memory = like.new_empty(3, elements, dtype=dtype)
-
-    def logits(self, *shape: int) -> Tensor:
-        """Of the logits, then of the weights."""
-        return self.memory[0, : math.prod(shape)].view(shape)
-
-    def reordered(self, *shape: int) -> Tensor:
-        """Of a term of the logits, or of a gradient, in another order of n, I and J."""
-        return self.memory[1, : math.prod(shape)].view(shape)
-
-    def gradient(self, *shape: int) -> Tensor:
-        """Of the gradient of the weights, then of the logits."""
-        return self.memory[2, : math.prod(shape)].view(shape)
-
-
-class _Similarity(Protocol):
-    """A term of a chunk's logits; the keys are in reversed order."""
-
-    def add_to(self, logits: Tensor, block: _Block, is_first: bool) -> None:
-        """Adds the term to a block's logits ``[n, I, J]``; the first one sets them."""
-        ...
-
-    def differentiate(self, gradient: Tensor, block: _Block) -> None:
-        """Takes in the gradient ``[n, I, J]`` of a block's logits."""
-        ...
-
-    def add_gradients(self, query: Tensor, key: Tensor) -> Tensor:
-        """Adds to gradients ``[b, h, d, s, L]``; returns that of the scales, float64 ``[n]``."""
-        ...
-
-
-class _Content:
-    """q . k of a chunk.
-
-    Args:
-        query: ``[b, h, d, s, L]``.
-        key: ``[b, h, d, s, L]``.
-        scale: ``[n]``.
-        layout: of the chunk.
-    """
-
-    def __init__(self, query: Tensor, key: Tensor, scale: Tensor, layout: _Layout) -> None:
-        self.layout, self.scale = layout, scale[:, None, None]
-        self.query = layout.by_sequence(query)
-        self.scaled = self.query * self.scale
-        self.key = layout.by_sequence(key).flip(-1)
-        # The same for all keys of a query: exact, and large keys cost no precision.
-        self.key -= self.key.mean(-1, keepdim=True)
-        self.query_sum = self.query.new_empty(self.query.shape)
-        self.key_sum = self.query.new_zeros(self.query.shape)
-
-    def add_to(self, logits: Tensor, block: _Block, is_first: bool) -> None:
-        """See `_Similarity`."""
-        left = self.scaled[..., block.queries].transpose(1, 2)
-        logits.baddbmm_(left, self.key[..., block.keys], beta=1 - is_first)
-
-    def differentiate(self, gradient: Tensor, block: _Block) -> None:
-        """See `_Similarity`."""
-        key = self.key[..., block.keys]
-        self.query_sum[..., block.queries] = torch.bmm(key, gradient.transpose(1, 2))
-        self.key_sum[..., block.keys] += torch.bmm(self.scaled[..., block.queries], gradient)
-
-    def add_gradients(self, query: Tensor, key: Tensor) -> Tensor:
-        """See `_Similarity`."""
-        key += self.layout.from_sequences(self.key_sum.flip(-1))
-        scale_gradient = (self.query_sum * self.query).sum(1).sum(1, dtype=torch.float64)
-        query += self.layout.from_sequences(self.query_sum.mul_(self.scale))
-        return scale_gradient
-
-
-class _QueryPosition:
-    """q . rq of a chunk.
-
-    Args:
-        query: ``[b, h, d, s, L]``.
-        scale: ``[n]``.
-        table: of rq.
-        layout: of the chunk.
-        scratch: of the pass.
-    """
-
-    def __init__(
-        self, query: Tensor, scale: Tensor, table: _Table, layout: _Layout, scratch: _Scratch
-    ) -> None:
-        self.scale, self.table, self.layout, self.scratch = scale, table, layout, scratch
-        self.query = layout.by_position(query)
-        self.scaled = self.query * scale
-        self.sum = self.query.new_empty(self.query.shape)
-
-    def add_to(self, logits: Tensor, block: _Block, is_first: bool) -> None:
-        """See `_Similarity`."""
-        n, queries, keys = logits.shape
-        term = self.scratch.reordered(queries, n, keys)
-        left = self.scaled[block.queries].transpose(1, 2)
-        torch.bmm(left, self.table.windows(block.first, queries, keys), out=term)
-        _add(logits, term.transpose(0, 1), is_first)
-
-    def differentiate(self, gradient: Tensor, block: _Block) -> None:
-        """See `_Similarity`."""
-        windows = self.table.windows(block.first, *gradient.shape[1:])
-        self.sum[block.queries] = torch.bmm(windows, gradient.permute(1, 2, 0))
-        self.table.add_gradient(block.first, self.scaled[block.queries], gradient.transpose(0, 1))
-
-    def add_gradients(self, query: Tensor, key: Tensor) -> Tensor:
-        """See `_Similarity`."""
-        scale_gradient = (self.sum * self.query).sum(1).sum(0, dtype=torch.float64)
-        query += self.layout.from_positions(self.sum.mul_(self.scale))
-        return scale_gradient
-
-
-class _KeyPosition:
-    """k . rk of a chunk; see `_QueryPosition`."""
-
-    def __init__(
-        self, key: Tensor, scale: Tensor, table: _Table, layout: _Layout, scratch: _Scratch
-    ) -> None:
-        self.scale, self.table, self.layout, self.scratch = scale, table, layout, scratch
-        self.key = layout.by_position(key).flip(0)
-        self.scaled = self.key * scale
-        self.sum = self.key.new_zeros(self.key.shape)
-
-    def add_to(self, logits: Tensor, block: _Block, is_first: bool) -> None:
-        """See `_Similarity`."""
-        n, queries, keys = logits.shape
-        term = self.scratch.reordered(keys, n, queries)
-        left = self.scaled[block.keys].transpose(1, 2)
-        torch.bmm(left, self.table.windows(block.first, keys, queries), out=term)
-        # Two dimensions: the library transposes such a copy tile by tile.
-        _add(logits.view(-1, keys), term.view(keys, -1).t(), is_first)
-
-    def differentiate(self, gradient: Tensor, block: _Block) -> None:
-        """See `_Similarity`."""
-        n, queries, keys = gradient.shape
-        transposed = self.scratch.reordered(keys, n, queries)
-        transposed.view(keys, -1).copy_(gradient.view(-1, keys).t())
-        windows = self.table.windows(block.first, keys, queries)
-        self.sum[block.keys] += torch.bmm(windows, transposed.transpose(1, 2))
-        self.table.add_gradient(block.first, self.scaled[block.keys], transposed)
-
-    def add_gradients(self, query: Tensor, key: Tensor) -> Tensor:
-        """See `_Similarity`."""
-        scale_gradient = (self.sum * self.key).sum(1).sum(0, dtype=torch.float64)
-        key += self.layout.from_positions(self.sum.mul_(self.scale).flip(0))
-        return scale_gradient
-
-
-class _Retrieval(Protocol):
-    """A term of what a chunk retrieves."""
-
-    def retrieve(self, weights: Tensor, block: _Block) -> Tensor:
-        """Weights ``[n, I, J]`` -> ``[b, h, d, s, I]``."""
-        ...
-
-    def take_gradient(self, gradient: Tensor) -> None:
-        """Takes in the gradient ``[b, h, d, s, L]`` of what was retrieved."""
-        ...
-
-    def differentiate(
-        self, weights: Tensor, gradient: Tensor, block: _Block, is_first: bool
-    ) -> None:
-        """Adds to the gradient ``[n, I, J]`` of the weights; the first term sets it."""
-        ...
-
-
-class _ValueContent:
-    """Sum over the keys of w v of a chunk.
-
-    Args:
-        value: ``[b, h, d, s, L]``.
-        layout: of the chunk.
-    """
-
-    def __init__(self, value: Tensor, layout: _Layout) -> None:
-        self.layout = layout
-        self.value = layout.by_sequence(value).flip(-1)
-
-    def retrieve(self, weights: Tensor, block: _Block) -> Tensor:
-        """See `_Retrieval`."""
-        retrieved = torch.bmm(self.value[..., block.keys], weights.transpose(1, 2))
-        return self.layout.from_sequences(retrieved)
-
-    def take_gradient(self, gradient: Tensor) -> None:
-        """See `_Retrieval`."""
-        self.gradient = self.layout.by_sequence(gradient)
-        self.sum = self.value.new_zeros(self.value.shape)
-
-    def differentiate(
-        self, weights: Tensor, gradient: Tensor, block: _Block, is_first: bool
-    ) -> None:
-        """See `_Retrieval`."""
-        left = self.gradient[..., block.queries]
-        right = self.value[..., block.keys]
-        gradient.baddbmm_(left.transpose(1, 2), right, beta=1 - is_first)
-        self.sum[..., block.keys] += torch.bmm(left, weights)
-
-    def value_gradient(self) -> Tensor:
-        """``[b, h, d, s, L]``."""
-        return self.layout.from_sequences(self.sum.flip(-1))
-
-
-class _ValuePosition:
-    """Sum over the keys of w rv of a chunk.
-
-    Args:
-        table: of rv.
-        layout: of the chunk.
-        scratch: of the pass.
-    """
-
-    def __init__(self, table: _Table, layout: _Layout, scratch: _Scratch) -> None:
-        self.table, self.layout, self.scratch = table, layout, scratch
-
-    def retrieve(self, weights: Tensor, block: _Block) -> Tensor:
-        """See `_Retrieval`."""
-        windows = self.table.windows(block.first, *weights.shape[1:])
-        return self.layout.from_positions(torch.bmm(windows, weights.permute(1, 2, 0)))
-
-    def take_gradient(self, gradient: Tensor) -> None:
-        """See `_Retrieval`."""
-        self.gradient = self.layout.by_position(gradient)
-
-    def differentiate(
-        self, weights: Tensor, gradient: Tensor, block: _Block, is_first: bool
-    ) -> None:
-        """See `_Retrieval`."""
-        n, queries, keys = weights.shape
-        left = self.gradient[block.queries]
-        term = self.scratch.reordered(queries, n, keys)
-        windows = self.table.windows(block.first, queries, keys)
-        torch.bmm(left.transpose(1, 2), windows, out=term)
-        _add(gradient, term.transpose(0, 1), is_first)
-        self.table.add_gradient(block.first, left, weights.transpose(0, 1))
-
-
-def _add(target: Tensor, term: Tensor, is_first: bool) -> None:
-    if is_first:
-        target.copy_(term)
-    else:
-        target.add_(term)
-
-
 class _Chunk(NamedTuple):
     """Some heads of some sequences of some images.
 
@@ -448,11 +110,11 @@ class _Chunk(NamedTuple):
     images: slice
     heads: slice
     sequences: slice
-    similarities: list[_Similarity]
-    content: _ValueContent | None
-    position: _ValuePosition | None
+    similarities: list[Similarity]
+    content: ValueContent | None
+    position: ValuePosition | None
 
-    def retrievals(self) -> list[_Retrieval]:
+    def retrievals(self) -> list[Retrieval]:
         """The terms retrieved, in the order of the output."""
         return [x for x in (self.content, self.position) if x is not None]
 
@@ -485,19 +147,19 @@ class _Core:
         self.images = _even_part(batch, n / (self.heads * sequences))
         margin = _margin(length, span, self.blocks[0].shape[0])
 
-        def table(rows: Tensor | None) -> _Table | None:
-            return None if rows is None else _Table(rows, margin, dtype)
+        def table(rows: Tensor | None) -> Table | None:
+            return None if rows is None else Table(rows, margin, dtype)
 
         self.query_table, self.key_table = table(query_rows), table(key_rows)
         self.value_table = table(value_rows)
-        self.hidden: _Table | None = None
+        self.hidden: Table | None = None
         if margin:
-            self.hidden = _Table(query.new_zeros(span, 1), margin, dtype)
+            self.hidden = Table(query.new_zeros(span, 1), margin, dtype)
             self.hidden.rows[:, :margin] = -torch.inf
             self.hidden.rows[:, -margin:] = -torch.inf
         pairs = max(math.prod(block.shape) for block in self.blocks)
         n = self.images * self.chunk_heads * self.sequences
-        self.scratch = _Scratch(query, n * pairs, dtype)
+        self.scratch = Scratch(query, n * pairs, dtype)
 
     def chunks(self) -> Iterator[_Chunk]:
         """All heads of all sequences of all images, laid out for the products."""
@@ -514,27 +176,25 @@ class _Core:
             return self._part(x, images, heads, sequences).to(self.scales.dtype)
 
         is_by_position = self.query.stride(2) < self.query.stride(3)
-        layout = _Layout(_size(images), _size(heads), is_by_position)
+        layout = Layout(_size(images), _size(heads), is_by_position)
         # [T, n]
         scales = self.scales[:, heads].repeat_interleave(_size(sequences), 1)
         scales = scales.repeat(1, _size(images))
         query, key = part(self.query), part(self.key)
-        similarities: list[_Similarity] = []
+        similarities: list[Similarity] = []
         if len(scales) > (self.query_table is not None) + (self.key_table is not None):
-            similarities.append(_Content(query, key, scales[0], layout))
+            similarities.append(Content(query, key, scales[0], layout))
         if self.query_table is not None:
             scale = scales[len(similarities)]
-            similarities.append(
-                _QueryPosition(query, scale, self.query_table, layout, self.scratch)
-            )
+            similarities.append(QueryPosition(query, scale, self.query_table, layout, self.scratch))
         if self.key_table is not None:
             scale = scales[len(similarities)]
-            similarities.append(_KeyPosition(key, scale, self.key_table, layout, self.scratch))
+            similarities.append(KeyPosition(key, scale, self.key_table, layout, self.scratch))
         content = position = None
         if self.value is not None:
-            content = _ValueContent(part(self.value), layout)
+            content = ValueContent(part(self.value), layout)
         if self.value_table is not None:
-            position = _ValuePosition(self.value_table, layout, self.scratch)
+            position = ValuePosition(self.value_table, layout, self.scratch)
         return _Chunk(images, heads, sequences, similarities, content, position)
 
     def _part(self, x: Tensor, images: slice, heads: slice, sequences: slice) -> Tensor:
@@ -548,7 +208,7 @@ class _Core:
         """x: ``[B, T' V, S, L]`` -> a view ``[b, h, d, s, L]`` for each term retrieved."""
         return [self.part(term, chunk) for term in x.chunk(len(chunk.retrievals()), dim=1)]
 
-    def weights(self, chunk: _Chunk, block: _Block) -> Tensor:
+    def weights(self, chunk: _Chunk, block: Block) -> Tensor:
         """Weights ``[n, I, J]``."""
         n = _size(chunk.images) * _size(chunk.heads) * _size(chunk.sequences)
         logits = self.scratch.logits(n, *block.shape)

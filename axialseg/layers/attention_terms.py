@@ -1,0 +1,363 @@
+"""The terms of axial attention, computed for a chunk of sequences and a block of their queries.
+
+Everything is a matrix product, of one of two layouts:
+
+- by sequence, ``[n, d, L]``: q . k and sum w v;
+- by position, ``[L, d, n]``: q . rq and sum w rv, a product for each query with the table rows of
+  all its keys. With the keys in reversed order, j' = L - 1 - j, the row depends on i + j' only, so
+  that these rows are overlapping windows of one table: views, not copies. k . rk is the same with
+  queries and keys exchanged; its logits are transposed once.
+
+Letters: n sequences times heads of a chunk, d channels of a head; I queries and J keys of a block;
+b images, h heads and s sequences of a chunk.
+"""
+
+import math
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Block(NamedTuple):
+    """Neighbouring queries and the keys in their reach.
+
+    Attributes:
+        queries: slice of the positions.
+        keys: slice of the reversed positions.
+        first: of the table's windows, that of the first query (or key).
+    """
+
+    queries: slice
+    keys: slice
+    first: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Numbers of queries and keys."""
+        return self.queries.stop - self.queries.start, self.keys.stop - self.keys.start
+
+
+class Layout(NamedTuple):
+    """Brings a chunk's sequences, ``[b, h, d, s, L]``, into the order of the products and back.
+
+    The first copy keeps together what lies together in memory; the other order is the transpose of
+    one matrix, for which the library has a fast way.
+
+    Attributes:
+        images: b.
+        heads: h.
+        is_by_position: whether the sequences lie side by side in an image, as the columns of
+            ``[B, C, H, W]`` do, and not the positions of a sequence.
+    """
+
+    images: int
+    heads: int
+    is_by_position: bool
+
+    def by_sequence(self, x: Tensor) -> Tensor:
+        """``[b, h, d, s, L]`` -> ``[n, d, L]``."""
+        if not self.is_by_position:
+            return x.transpose(2, 3).flatten(0, 2).contiguous()
+        length, depth, n = (x := self.by_position(x)).shape
+        return x.view(-1, n).t().contiguous().view(n, length, depth).transpose(1, 2)
+
+    def by_position(self, x: Tensor) -> Tensor:
+        """``[b, h, d, s, L]`` -> ``[L, d, n]``."""
+        if self.is_by_position:
+            return x.permute(4, 2, 0, 1, 3).flatten(2).contiguous()
+        n, depth, length = (x := self.by_sequence(x)).shape
+        return x.view(n, -1).t().contiguous().view(depth, length, n).transpose(0, 1)
+
+    def from_sequences(self, x: Tensor) -> Tensor:
+        """``[n, d, L]`` -> ``[b, h, d, s, L]``."""
+        if not self.is_by_position:
+            return x.unflatten(0, (self.images, self.heads, -1)).transpose(2, 3)
+        rows = x.flatten(1).t().contiguous()
+        return rows.view(*x.shape[1:], self.images, self.heads, -1).permute(2, 3, 0, 4, 1)
+
+    def from_positions(self, x: Tensor) -> Tensor:
+        """``[L, d, n]`` -> ``[b, h, d, s, L]``."""
+        return x.unflatten(2, (self.images, self.heads, -1)).permute(2, 3, 1, 4, 0)
+
+
+class Table:
+    """Reversed rows of a table side by side, ``[d, rows]``, and the gradient of its windows.
+
+    Args:
+        rows: ``[span, d]``.
+        margin: rows out of sight at each end, those of the corners of local blocks; they are 0.
+    """
+
+    def __init__(self, rows: Tensor, margin: int, dtype: torch.dtype) -> None:
+        self.rows = F.pad(rows.to(dtype).flip(0).t(), (margin, margin)).contiguous()
+        self.margin = margin
+        self.gradients: dict[tuple[int, int, int], Tensor] = {}
+
+    def windows(self, first: int, count: int, width: int) -> Tensor:
+        """A view ``[count, d, width]``: one window begins a row after the other."""
+        return self.rows.unfold(-1, width, 1)[:, first : first + count].transpose(0, 1)
+
+    def add_gradient(self, first: int, left: Tensor, right: Tensor) -> None:
+        """The products ``[count, d, n]`` x ``[count, n, width]`` belong to those windows."""
+        place = (first, len(left), right.shape[-1])
+        if place in self.gradients:
+            self.gradients[place].baddbmm_(left, right)
+        else:
+            self.gradients[place] = torch.bmm(left, right)
+
+    def gradient(self) -> Tensor:
+        """Of `rows` as they were given, ``[span, d]``."""
+        total = torch.zeros_like(self.rows)
+        for (first, count, width), gradient in self.gradients.items():
+            # Read as rows one shorter than they are, each one begins a column later than the last.
+            flat = F.pad(gradient.transpose(0, 1), (0, count)).flatten(1)[:, :-count]
+            skewed = flat.unflatten(1, (count, count + width - 1))
+            total[:, first : first + count + width - 1] += skewed.sum(1)
+        return total[:, self.margin : total.shape[1] - self.margin].t().flip(0).contiguous()
+
+
+class Scratch:
+    """Memory for the matrices of a block, used again for the next one."""
+
+    def __init__(self, like: Tensor, elements: int, dtype: torch.dtype) -> None:
+        self.memory = like.new_empty(3, elements, dtype=dtype)
+
+    def logits(self, *shape: int) -> Tensor:
+        """Of the logits, then of the weights."""
+        return self.memory[0, : math.prod(shape)].view(shape)
+
+    def reordered(self, *shape: int) -> Tensor:
+        """Of a term of the logits, or of a gradient, in another order of n, I and J."""
+        return self.memory[1, : math.prod(shape)].view(shape)
+
+    def gradient(self, *shape: int) -> Tensor:
+        """Of the gradient of the weights, then of the logits."""
+        return self.memory[2, : math.prod(shape)].view(shape)
+
+
+class Similarity(Protocol):
+    """A term of a chunk's logits; the keys are in reversed order."""
+
+    def add_to(self, logits: Tensor, block: Block, is_first: bool) -> None:
+        """Adds the term to a block's logits ``[n, I, J]``; the first one sets them."""
+        ...
+
+    def differentiate(self, gradient: Tensor, block: Block) -> None:
+        """Takes in the gradient ``[n, I, J]`` of a block's logits."""
+        ...
+
+    def add_gradients(self, query: Tensor, key: Tensor) -> Tensor:
+        """Adds to gradients ``[b, h, d, s, L]``; returns that of the scales, float64 ``[n]``."""
+        ...
+
+
+class Content:
+    """q . k of a chunk.
+
+    Args:
+        query: ``[b, h, d, s, L]``.
+        key: ``[b, h, d, s, L]``.
+        scale: ``[n]``.
+        layout: of the chunk.
+    """
+
+    def __init__(self, query: Tensor, key: Tensor, scale: Tensor, layout: Layout) -> None:
+        self.layout, self.scale = layout, scale[:, None, None]
+        self.query = layout.by_sequence(query)
+        self.scaled = self.query * self.scale
+        self.key = layout.by_sequence(key).flip(-1)
+        # The same for all keys of a query: exact, and large keys cost no precision.
+        self.key -= self.key.mean(-1, keepdim=True)
+        self.query_sum = self.query.new_empty(self.query.shape)
+        self.key_sum = self.query.new_zeros(self.query.shape)
+
+    def add_to(self, logits: Tensor, block: Block, is_first: bool) -> None:
+        """See `Similarity`."""
+        left = self.scaled[..., block.queries].transpose(1, 2)
+        logits.baddbmm_(left, self.key[..., block.keys], beta=1 - is_first)
+
+    def differentiate(self, gradient: Tensor, block: Block) -> None:
+        """See `Similarity`."""
+        key = self.key[..., block.keys]
+        self.query_sum[..., block.queries] = torch.bmm(key, gradient.transpose(1, 2))
+        self.key_sum[..., block.keys] += torch.bmm(self.scaled[..., block.queries], gradient)
+
+    def add_gradients(self, query: Tensor, key: Tensor) -> Tensor:
+        """See `Similarity`."""
+        key += self.layout.from_sequences(self.key_sum.flip(-1))
+        scale_gradient = (self.query_sum * self.query).sum(1).sum(1, dtype=torch.float64)
+        query += self.layout.from_sequences(self.query_sum.mul_(self.scale))
+        return scale_gradient
+
+
+class QueryPosition:
+    """q . rq of a chunk.
+
+    Args:
+        query: ``[b, h, d, s, L]``.
+        scale: ``[n]``.
+        table: of rq.
+        layout: of the chunk.
+        scratch: of the pass.
+    """
+
+    def __init__(
+        self, query: Tensor, scale: Tensor, table: Table, layout: Layout, scratch: Scratch
+    ) -> None:
+        self.scale, self.table, self.layout, self.scratch = scale, table, layout, scratch
+        self.query = layout.by_position(query)
+        self.scaled = self.query * scale
+        self.sum = self.query.new_empty(self.query.shape)
+
+    def add_to(self, logits: Tensor, block: Block, is_first: bool) -> None:
+        """See `Similarity`."""
+        n, queries, keys = logits.shape
+        term = self.scratch.reordered(queries, n, keys)
+        left = self.scaled[block.queries].transpose(1, 2)
+        torch.bmm(left, self.table.windows(block.first, queries, keys), out=term)
+        _add(logits, term.transpose(0, 1), is_first)
+
+    def differentiate(self, gradient: Tensor, block: Block) -> None:
+        """See `Similarity`."""
+        windows = self.table.windows(block.first, *gradient.shape[1:])
+        self.sum[block.queries] = torch.bmm(windows, gradient.permute(1, 2, 0))
+        self.table.add_gradient(block.first, self.scaled[block.queries], gradient.transpose(0, 1))
+
+    def add_gradients(self, query: Tensor, key: Tensor) -> Tensor:
+        """See `Similarity`."""
+        scale_gradient = (self.sum * self.query).sum(1).sum(0, dtype=torch.float64)
+        query += self.layout.from_positions(self.sum.mul_(self.scale))
+        return scale_gradient
+
+
+class KeyPosition:
+    """k . rk of a chunk; see `QueryPosition`."""
+
+    def __init__(
+        self, key: Tensor, scale: Tensor, table: Table, layout: Layout, scratch: Scratch
+    ) -> None:
+        self.scale, self.table, self.layout, self.scratch = scale, table, layout, scratch
+        self.key = layout.by_position(key).flip(0)
+        self.scaled = self.key * scale
+        self.sum = self.key.new_zeros(self.key.shape)
+
+    def add_to(self, logits: Tensor, block: Block, is_first: bool) -> None:
+        """See `Similarity`."""
+        n, queries, keys = logits.shape
+        term = self.scratch.reordered(keys, n, queries)
+        left = self.scaled[block.keys].transpose(1, 2)
+        torch.bmm(left, self.table.windows(block.first, keys, queries), out=term)
+        # Two dimensions: the library transposes such a copy tile by tile.
+        _add(logits.view(-1, keys), term.view(keys, -1).t(), is_first)
+
+    def differentiate(self, gradient: Tensor, block: Block) -> None:
+        """See `Similarity`."""
+        n, queries, keys = gradient.shape
+        transposed = self.scratch.reordered(keys, n, queries)
+        transposed.view(keys, -1).copy_(gradient.view(-1, keys).t())
+        windows = self.table.windows(block.first, keys, queries)
+        self.sum[block.keys] += torch.bmm(windows, transposed.transpose(1, 2))
+        self.table.add_gradient(block.first, self.scaled[block.keys], transposed)
+
+    def add_gradients(self, query: Tensor, key: Tensor) -> Tensor:
+        """See `Similarity`."""
+        scale_gradient = (self.sum * self.key).sum(1).sum(0, dtype=torch.float64)
+        key += self.layout.from_positions(self.sum.mul_(self.scale).flip(0))
+        return scale_gradient
+
+
+class Retrieval(Protocol):
+    """A term of what a chunk retrieves."""
+
+    def retrieve(self, weights: Tensor, block: Block) -> Tensor:
+        """Weights ``[n, I, J]`` -> ``[b, h, d, s, I]``."""
+        ...
+
+    def take_gradient(self, gradient: Tensor) -> None:
+        """Takes in the gradient ``[b, h, d, s, L]`` of what was retrieved."""
+        ...
+
+    def differentiate(
+        self, weights: Tensor, gradient: Tensor, block: Block, is_first: bool
+    ) -> None:
+        """Adds to the gradient ``[n, I, J]`` of the weights; the first term sets it."""
+        ...
+
+
+class ValueContent:
+    """Sum over the keys of w v of a chunk.
+
+    Args:
+        value: ``[b, h, d, s, L]``.
+        layout: of the chunk.
+    """
+
+    def __init__(self, value: Tensor, layout: Layout) -> None:
+        self.layout = layout
+        self.value = layout.by_sequence(value).flip(-1)
+
+    def retrieve(self, weights: Tensor, block: Block) -> Tensor:
+        """See `Retrieval`."""
+        retrieved = torch.bmm(self.value[..., block.keys], weights.transpose(1, 2))
+        return self.layout.from_sequences(retrieved)
+
+    def take_gradient(self, gradient: Tensor) -> None:
+        """See `Retrieval`."""
+        self.gradient = self.layout.by_sequence(gradient)
+        self.sum = self.value.new_zeros(self.value.shape)
+
+    def differentiate(
+        self, weights: Tensor, gradient: Tensor, block: Block, is_first: bool
+    ) -> None:
+        """See `Retrieval`."""
+        left = self.gradient[..., block.queries]
+        right = self.value[..., block.keys]
+        gradient.baddbmm_(left.transpose(1, 2), right, beta=1 - is_first)
+        self.sum[..., block.keys] += torch.bmm(left, weights)
+
+    def value_gradient(self) -> Tensor:
+        """``[b, h, d, s, L]``."""
+        return self.layout.from_sequences(self.sum.flip(-1))
+
+
+class ValuePosition:
+    """Sum over the keys of w rv of a chunk.
+
+    Args:
+        table: of rv.
+        layout: of the chunk.
+        scratch: of the pass.
+    """
+
+    def __init__(self, table: Table, layout: Layout, scratch: Scratch) -> None:
+        self.table, self.layout, self.scratch = table, layout, scratch
+
+    def retrieve(self, weights: Tensor, block: Block) -> Tensor:
+        """See `Retrieval`."""
+        windows = self.table.windows(block.first, *weights.shape[1:])
+        return self.layout.from_positions(torch.bmm(windows, weights.permute(1, 2, 0)))
+
+    def take_gradient(self, gradient: Tensor) -> None:
+        """See `Retrieval`."""
+        self.gradient = self.layout.by_position(gradient)
+
+    def differentiate(
+        self, weights: Tensor, gradient: Tensor, block: Block, is_first: bool
+    ) -> None:
+        """See `Retrieval`."""
+        n, queries, keys = weights.shape
+        left = self.gradient[block.queries]
+        term = self.scratch.reordered(queries, n, keys)
+        windows = self.table.windows(block.first, queries, keys)
+        torch.bmm(left.transpose(1, 2), windows, out=term)
+        _add(gradient, term.transpose(0, 1), is_first)
+        self.table.add_gradient(block.first, left, weights.transpose(0, 1))
+
+
+def _add(target: Tensor, term: Tensor, is_first: bool) -> None:
+    if is_first:
+        target.copy_(term)
+    else:
+        target.add_(term)
