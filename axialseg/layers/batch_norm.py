@@ -115,8 +115,8 @@ def _is_ambiguous(x: Tensor) -> bool:
 def _loses_digits(x: Tensor) -> bool:
     """Whether PyTorch's backward kernel adds up the gradients of a channel one after the other.
 
-    Its kernel for CPUs does: in float32 the gradients of a bias were up to 80 times further from the
-    truth than with sums of partial sums, which every attention layer below it inherits.
+    Its kernel for CPUs does: a bias' gradient in float32 was up to 80 times further from the truth
+    than with sums of partial sums, and every attention layer below inherits such errors.
     """
     return x.device.type == "cpu" and x.dtype == torch.float32
 
