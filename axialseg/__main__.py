@@ -5,7 +5,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from axialseg.config_check import nearest
+from axialseg.config.check import nearest
 from axialseg.launch import MISTAKE
 
 COMMANDS = Path(__file__).parent / "commands"

@@ -18,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from axialseg.datasets.image_classes import ImageClasses
-from axialseg.launch import Hardware, batch_size_per_rank
-from axialseg.lightning_messages import quiet_lightning
+from axialseg.loggers.lightning_messages import quiet_lightning
+from axialseg.machine.hardware import Hardware, batch_size_per_rank
 from axialseg.panoptic.categories import Categories
 
 Classes = Categories | ImageClasses

@@ -33,10 +33,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import Tensor, nn
 
-from axialseg.freed_memory import keep_freed_memory
 from axialseg.layers.axial_attention import AxialAttention
 from axialseg.layers.textbook_axial_attention import TextbookAxialAttention
-from axialseg.peak_memory import PeakMemory, how_measured, in_fresh_process
+from axialseg.machine.freed_memory import keep_freed_memory
+from axialseg.machine.peak_memory import PeakMemory, how_measured, in_fresh_process
 
 # The peer has this file's name, and this folder would come before it on the path.
 sys.path = [place for place in sys.path if Path(place).resolve() != Path(__file__).resolve().parent]

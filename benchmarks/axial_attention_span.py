@@ -17,10 +17,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from axialseg.benchmark import machine
+from axialseg.costs.benchmark import machine
 from axialseg.layers.axial_attention import AxialAttention
 from axialseg.layers.textbook_axial_attention import TextbookAxialAttention
-from axialseg.peak_memory import PeakMemory, how_measured, in_fresh_process
+from axialseg.machine.peak_memory import PeakMemory, how_measured, in_fresh_process
 
 COLUMNS = 32
 SPANS = (None, 129, 65, 33)

@@ -95,7 +95,7 @@ def start(root: str, started: float) -> None:
     from hydra import compose, initialize_config_dir
 
     from axialseg.build import build_training_data
-    from axialseg.config import conf_dir, register_schemas
+    from axialseg.config.schema import conf_dir, register_schemas
 
     register_schemas()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):

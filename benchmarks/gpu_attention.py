@@ -22,11 +22,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from axialseg.benchmark import machine, take_turns
+from axialseg.costs.benchmark import machine, take_turns
 from axialseg.layers.axial_attention import AxialAttention
 from axialseg.layers.fused_attention import fused_attention
 from axialseg.layers.textbook_axial_attention import TextbookAxialAttention
-from axialseg.peak_memory import PeakMemory, how_measured, in_fresh_process
+from axialseg.machine.peak_memory import PeakMemory, how_measured, in_fresh_process
 
 HEADS = 8
 SECONDS = 3.0

@@ -13,7 +13,9 @@ import sys
 import torch
 from omegaconf import DictConfig
 
-from axialseg.benchmark import (
+from axialseg.commands.command_line import compose_config
+from axialseg.commands.complexity import classes_of
+from axialseg.costs.benchmark import (
     Contestant,
     Job,
     compare,
@@ -22,8 +24,6 @@ from axialseg.benchmark import (
     textbook_config,
     training_work,
 )
-from axialseg.command_line import compose_config
-from axialseg.commands.complexity import classes_of
 
 MODELS = ("axial_deeplab_l", "max_deeplab_s")
 SECONDS = 20.0

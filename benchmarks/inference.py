@@ -22,7 +22,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from axialseg.benchmark import (
+from axialseg.commands.command_line import compose_config
+from axialseg.costs.benchmark import (
     Contestant,
     Job,
     Work,
@@ -33,9 +34,8 @@ from axialseg.benchmark import (
     textbook_config,
     training_batch,
 )
-from axialseg.command_line import compose_config
+from axialseg.machine.peak_memory import how_measured
 from axialseg.panoptic.coco_classes import COCO
-from axialseg.peak_memory import how_measured
 
 MODELS = ("axial_deeplab_s", "max_deeplab_s")
 PEER = "Mask2Former Swin-T (transformers)"

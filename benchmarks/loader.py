@@ -41,11 +41,11 @@ from targets import loop_centers, loop_masks
 from torch.utils.data import default_collate
 
 from axialseg.build import build_training_data
-from axialseg.config import conf_dir, register_schemas
+from axialseg.config.schema import conf_dir, register_schemas
 from axialseg.datasets import cityscapes, coco, resampling, transforms
 from axialseg.datasets.sampler import SampleKey
 from axialseg.formats.cityscapes import classes_of_instance_ids
-from axialseg.freed_memory import keep_freed_memory
+from axialseg.machine.freed_memory import keep_freed_memory
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.panoptic_map import PanopticSegments
 

@@ -22,7 +22,7 @@ from generated_data import write_coco
 from hydra import compose, initialize_config_dir
 
 from axialseg.build import build_training_data
-from axialseg.config import conf_dir, register_schemas
+from axialseg.config.schema import conf_dir, register_schemas
 
 FILES = 24
 BATCH = 4

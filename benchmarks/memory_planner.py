@@ -4,8 +4,8 @@
 
 Measured are a few steps of the real net, loss and optimiser on random images, with a mosaic of
 segments as ground truth, after a tiny net has made the libraries allocate what they keep; see
-`axialseg.peak_memory` for how a freed tensor leaves the resident memory at once. The planner's peak
-of the same step comes from fake tensors. Both are in float32.
+`axialseg.machine.peak_memory` for how a freed tensor leaves the resident memory at once. The
+planner's peak of the same step comes from fake tensors. Both are in float32.
 """
 
 import argparse
@@ -20,12 +20,12 @@ import torch
 from omegaconf import DictConfig
 
 from axialseg.build import build, build_task
-from axialseg.command_line import compose_config
+from axialseg.commands.command_line import compose_config
 from axialseg.commands.complexity import classes_of
-from axialseg.memory import FakeStep, make_optimizer, training_step
+from axialseg.costs.training_memory import FakeStep, make_optimizer, training_step
+from axialseg.machine.peak_memory import PeakMemory, how_measured, in_fresh_process
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.panoptic_map import PanopticSegments
-from axialseg.peak_memory import PeakMemory, how_measured, in_fresh_process
 
 MEBIBYTE = 2**20
 STEPS = 3

@@ -145,7 +145,7 @@ def main() -> None:
         parser.error(f"there is no {sorted(unknown)[0]}; there are: {', '.join(there_are)}")
     chosen = [there_are[name] for name in arguments.only or there_are]
 
-    from axialseg.benchmark import processor
+    from axialseg.costs.benchmark import processor
 
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     machine = f"{processor()}, {os.cpu_count()} cores; {system}"

@@ -17,7 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from axialseg.benchmark import (
+from axialseg.commands.command_line import compose_config
+from axialseg.costs.benchmark import (
     Contestant,
     Job,
     machine,
@@ -26,10 +27,9 @@ from axialseg.benchmark import (
     textbook_config,
     training_work,
 )
-from axialseg.command_line import compose_config
-from axialseg.freed_memory import keep_freed_memory
+from axialseg.machine.freed_memory import keep_freed_memory
+from axialseg.machine.peak_memory import how_measured
 from axialseg.panoptic.cityscapes_classes import CITYSCAPES
-from axialseg.peak_memory import how_measured
 
 MEBIBYTE = 2**20
 

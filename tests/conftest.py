@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from axialseg import command_line, config
+from axialseg.commands import command_line
+from axialseg.config import schema
 
 # Before torch or OpenCV are imported: one thread each, no windows, no look-ups in the network.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -77,10 +78,10 @@ def tiny_max_run(tiny_run: list[str]) -> list[str]:
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of conf/ and experiments/ that the commands read instead; tests may add files."""
-    source = config.conf_dir().parent
+    source = schema.conf_dir().parent
     for name in ("conf", "experiments"):
         shutil.copytree(source / name, tmp_path / name)
-    for module in (config, command_line):
+    for module in (schema, command_line):
         monkeypatch.setattr(module, "conf_dir", lambda: tmp_path / "conf")
     return tmp_path
 

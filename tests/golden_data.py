@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from axialseg.checkpoints.deeplab2 import to_torch_layout, variable_names
+from axialseg.checkpoints.tensorflow.deeplab2 import to_torch_layout, variable_names
 
 GOLDENS = Path(__file__).parent / "goldens" / "deeplab2"
 TOLERANCE = 1e-4  # of a tensor's largest magnitude

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 from torch import nn
 
-from axialseg.checkpoints.deeplab2 import to_torch_layout, variable_names
-from axialseg.config import conf_dir
+from axialseg.checkpoints.tensorflow.deeplab2 import to_torch_layout, variable_names
+from axialseg.config.schema import conf_dir
 
 Golden = dict[str, NDArray]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from axialseg.command_line import run_command
+from axialseg.commands.command_line import run_command
 from axialseg.errors import UserError
 
 

@@ -17,8 +17,8 @@ from published_models import build_on_meta, model_config
 from torch import Tensor, nn
 
 from axialseg.checkpoints.convert import convert
-from axialseg.checkpoints.crc32c import crc32c
-from axialseg.checkpoints.tensor_bundle import VARIABLE_SUFFIX, TensorBundle, variables
+from axialseg.checkpoints.tensorflow.crc32c import crc32c
+from axialseg.checkpoints.tensorflow.tensor_bundle import VARIABLE_SUFFIX, TensorBundle, variables
 
 PREFIX = Path(__file__).parent / "goldens" / "checkpoint" / "ckpt-1"
 MODEL = "model=axial_swidernet_tiny"

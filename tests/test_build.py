@@ -17,9 +17,9 @@ from axialseg.build import (
     build_trainer,
     build_training_data,
 )
-from axialseg.config import conf_dir, register_schemas
+from axialseg.config.schema import conf_dir, register_schemas
 from axialseg.datasets.targets import PanopticDeepLabTargets
-from axialseg.launch import Hardware
+from axialseg.machine.hardware import Hardware
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.coco_classes import COCO
 from axialseg.postprocess.panoptic_deeplab import PanopticDeepLabPostProcess

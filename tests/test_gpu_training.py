@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from axialseg.benchmark import Job, training_batch
 from axialseg.build import build_task
-from axialseg.command_line import compose_config
 from axialseg.commands import train
+from axialseg.commands.command_line import compose_config
 from axialseg.commands.complexity import classes_of
+from axialseg.costs.benchmark import Job, training_batch
+from axialseg.costs.training_memory import AUTOCAST, make_optimizer, training_step
 from axialseg.layers.axial_attention import AxialAttention
-from axialseg.memory import AUTOCAST, make_optimizer, training_step
 from axialseg.tasks.training_task import TrainingTask
 
 pytestmark = pytest.mark.gpu

@@ -10,12 +10,12 @@ PACKAGE = Path(__file__).resolve().parents[1] / "axialseg"
 # Part of the package -> the other parts that it may import.
 ALLOWED = {
     "errors": set(),
-    "cache_folder": set(),
-    "freed_memory": set(),
     "layers": set(),
     "panoptic": {"errors"},
-    "losses": {"layers", "errors"},
+    "losses": set(),
     "optim": set(),
+    "config": {"errors"},
+    "machine": {"errors"},
     "decoders": {"layers"},
     "backbones": {"decoders", "layers"},  # MaX-DeepLab-L's has a stacked decoder inside
     "models": {"backbones", "decoders", "layers"},
@@ -23,14 +23,26 @@ ALLOWED = {
     "metrics": {"panoptic"},
     "postprocess": {"panoptic", "layers"},
     "visualization": {"panoptic"},
-    "attention_maps": {"layers"},
-    "folding": {"decoders", "layers"},
-    "peak_memory": set(),
-    "synthetic_scene": {"decoders", "layers", "models", "panoptic"},
-    "attention_picture": set(),
-    "datasets": {"formats", "panoptic", "errors", "cache_folder", "freed_memory"},
-    "inference": {"postprocess"},
-    "checkpoints": {"backbones", "decoders", "layers", "models", "errors", "cache_folder"},
+    "datasets": {"formats", "panoptic", "errors", "machine"},
+    "data_check": {"datasets", "errors", "panoptic", "visualization"},
+    "inference": {"decoders", "layers", "postprocess"},
+    "checkpoints": {"backbones", "decoders", "layers", "models", "errors", "machine"},
+    "loggers": set(),
+    "tasks": {"errors", "inference"},
+    "callbacks": {
+        *("datasets", "formats", "inference", "loggers", "metrics", "panoptic"),
+        "visualization",
+    },
+    "launch": {"config", "errors", "loggers", "machine"},
+    "build": {"datasets", "loggers", "machine", "panoptic"},
+    "costs": {
+        *("backbones", "build", "datasets", "decoders", "inference", "layers", "machine"),
+        *("models", "panoptic", "tasks"),
+    },
+    "commands": {
+        *("build", "checkpoints", "config", "costs", "data_check", "datasets", "errors"),
+        *("inference", "launch", "layers", "machine", "panoptic", "tasks", "visualization"),
+    },
 }
 # Libraries that a part must do without.
 FORBIDDEN = {
@@ -45,7 +57,10 @@ FORBIDDEN = {
     "datasets": {"hydra", "omegaconf", "wandb"},
 }
 # What a command imports before it knows that its config is right.
-BEFORE_THE_CHECK = ("config", "config_check", "signatures", "command_line", "launch", "errors")
+BEFORE_THE_CHECK = (
+    *("config/schema", "config/check", "config/signatures", "commands/command_line", "launch"),
+    *("machine/hardware", "machine/freed_memory", "errors"),
+)
 HEAVY = {"torch", "lightning", "numpy", "cv2", "wandb", "torchmetrics", "scipy", "matplotlib"}
 
 

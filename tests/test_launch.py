@@ -11,15 +11,14 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from axialseg.config import TrainerConf
+from axialseg.config.schema import TrainerConf
 from axialseg.errors import UserError
-from axialseg.launch import (
+from axialseg.launch import run_on_devices, run_on_ranks
+from axialseg.machine.hardware import (
     Hardware,
     batch_size_per_rank,
     cpu_count,
     resolve_hardware,
-    run_on_devices,
-    run_on_ranks,
     started_ranks,
 )
 

@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from axialseg.checkpoints.published import published_checkpoints
 from axialseg.commands.evaluate import register_saved_run
-from axialseg.config import conf_dir, register_schemas
+from axialseg.config.schema import conf_dir, register_schemas
 
 # Crop, base rate, small-instance weight, AutoAugment's magnitude scale, area limits of things and
 # stuff: deeplab2, configs/coco/max_deeplab/*.textproto.

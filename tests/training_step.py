@@ -5,7 +5,7 @@ import pytest
 from golden_data import SUFFIX, arrays, assert_close, rule_weights
 from torch import nn
 
-from axialseg.checkpoints.deeplab2 import to_torch_layout, variable_names
+from axialseg.checkpoints.tensorflow.deeplab2 import to_torch_layout, variable_names
 
 
 def to_tensorflow_order(name: str, value: np.ndarray, shape: list[int]) -> np.ndarray:

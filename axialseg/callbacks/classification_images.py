@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from axialseg.datasets.image_classes import ImageClasses
-from axialseg.image_grid import GuessedImage, image_grid
-from axialseg.wandb_logging import find_wandb_logger
+from axialseg.loggers.wandb import find_wandb_logger
+from axialseg.visualization.image_grid import GuessedImage, image_grid
 
 
 class ClassificationImages(pl.Callback):

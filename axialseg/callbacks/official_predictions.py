@@ -11,7 +11,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from axialseg.formats.coco_panoptic import CocoPanopticWriter
-from axialseg.inference import PanopticPrediction
+from axialseg.inference.predict import PanopticPrediction
 
 log = logging.getLogger(__name__)
 

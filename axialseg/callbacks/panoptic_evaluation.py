@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 import torch
 
 from axialseg.callbacks.scores import tell_scores
-from axialseg.inference import PanopticPrediction
+from axialseg.inference.predict import PanopticPrediction
 from axialseg.metrics.panoptic_quality import PanopticQuality
 from axialseg.metrics.panoptic_report import metrics_record, metrics_table
 from axialseg.metrics.semantic_iou import SemanticIoU

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from axialseg.inference import PanopticPrediction
+from axialseg.inference.predict import PanopticPrediction
+from axialseg.loggers.wandb import find_wandb_logger
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.panoptic_map import PanopticSegments, segments_from_panoptic_map
-from axialseg.visualization import comparison
-from axialseg.wandb_logging import find_wandb_logger
+from axialseg.visualization.panoptic import comparison
 
 
 class PanopticImages(pl.Callback):

@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from axialseg.wandb_logging import find_wandb_logger
+from axialseg.loggers.wandb import find_wandb_logger
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
-from axialseg.csv_logging import CsvLogger, read_table
-from axialseg.visualization import save_curves
+from axialseg.loggers.csv import CsvLogger, read_table
+from axialseg.visualization.curves import save_curves
 
 VALIDATION = ("val/PQ", "val/PQ_things", "val/PQ_stuff", "val/mIoU", "val/top1", "val/top5")
 NO_LOSSES = ("train/lr", "train/skipped_steps")

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from axialseg.checkpoints.load_report import LoadReport, compare
 from axialseg.checkpoints.own_weights import DIGEST, STEPS, digest
-from axialseg.checkpoints.tensor_bundle import find_prefix
-from axialseg.checkpoints.tensorflow_weights import open_tensorflow_weights
+from axialseg.checkpoints.tensorflow.tensor_bundle import find_prefix
+from axialseg.checkpoints.tensorflow.tensorflow_weights import open_tensorflow_weights
 from axialseg.errors import UserError
 
 _BLOCK_BYTES = 1 << 20

@@ -24,7 +24,7 @@ from axialseg.checkpoints.published import (
     converted_path,
     published_checkpoint,
 )
-from axialseg.checkpoints.tensor_bundle import find_prefix
+from axialseg.checkpoints.tensorflow.tensor_bundle import find_prefix
 from axialseg.errors import UserError
 
 _BLOCK_BYTES = 1 << 20

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import yaml
 
-from axialseg.cache_folder import cache_folder as cache_folder  # its home for who downloads
 from axialseg.errors import UserError
+from axialseg.machine.cache_folder import cache_folder as cache_folder  # its home for who downloads
 
 TABLE_PATH = Path(__file__).with_name("published.yaml")
 

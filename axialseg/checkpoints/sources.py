@@ -16,7 +16,7 @@ from axialseg.checkpoints.published import (
     published_checkpoints,
 )
 from axialseg.checkpoints.stored_weights import StoredWeights
-from axialseg.checkpoints.tensorflow_weights import open_tensorflow_weights
+from axialseg.checkpoints.tensorflow.tensorflow_weights import open_tensorflow_weights
 from axialseg.errors import UserError
 
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz")

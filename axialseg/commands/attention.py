@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-from axialseg.command_line import compose_config, run_tool
+from axialseg.commands.command_line import compose_config, run_tool
 from axialseg.commands.saved_run import saved_run
 from axialseg.errors import UserError
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from axialseg.attention_picture import AttentionPanel
     from axialseg.layers.axial_attention import AxialAttention
+    from axialseg.visualization.attention import AttentionPanel
 
 USAGE = (
     "python -m axialseg attention ckpt=<checkpoint> image=<file> query=[y,x] layer=<name> "
@@ -49,10 +49,10 @@ def attention(arguments: list[str]) -> None:
     # Only now: torch takes seconds, and a wrong command line shall not wait for it.
     import torch
 
-    from axialseg.attention_maps import axial_layers, record_attention
-    from axialseg.attention_picture import attention_figure
     from axialseg.build import build_net_of_channels
     from axialseg.checkpoints.initial import load_initial_weights
+    from axialseg.inference.attention_maps import axial_layers, record_attention
+    from axialseg.visualization.attention import attention_figure
 
     image, valid, query = _prepared_image(cfg)
     # To the attention the classes do not matter.
@@ -155,8 +155,8 @@ def _panels(
     maps: "dict[AxialAttention, Tensor]", query: tuple[int, int], image: "NDArray[np.uint8]"
 ) -> "list[AttentionPanel]":
     """One map for each layer, and one for both axes together."""
-    from axialseg.attention_maps import FeatureGrid, axis_attention, block_attention
-    from axialseg.attention_picture import AttentionPanel
+    from axialseg.inference.attention_maps import FeatureGrid, axis_attention, block_attention
+    from axialseg.visualization.attention import AttentionPanel
 
     panels = []
     for layer, weights in maps.items():

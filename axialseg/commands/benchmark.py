@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from axialseg.command_line import compose_config, run_tool
+from axialseg.commands.command_line import compose_config, run_tool
 from axialseg.commands.complexity import FORMATS, classes_of, size_of
 from axialseg.errors import UserError
-from axialseg.launch import check_compiler, resolve_hardware
+from axialseg.machine.hardware import check_compiler, resolve_hardware
 
 if TYPE_CHECKING:
-    from axialseg.benchmark import Cost, Job
+    from axialseg.costs.benchmark import Cost, Job
 
 USAGE = (
     "python -m axialseg benchmark model=<name> [size=[height,width]] [batch=<images>] "
@@ -49,7 +49,7 @@ def benchmark(arguments: list[str]) -> None:
     _check(cfg)
 
     # Only now: torch takes seconds, and a wrong command line shall not wait for it.
-    from axialseg.benchmark import compare, contestants, multiply_adds
+    from axialseg.costs.benchmark import compare, contestants, multiply_adds
 
     job = _job(cfg, size)
     rows = []
@@ -82,7 +82,7 @@ def _job(cfg: DictConfig, size: tuple[int, int]) -> "Job":
     """What is measured, `auto` resolved."""
     import torch
 
-    from axialseg.benchmark import Job
+    from axialseg.costs.benchmark import Job
 
     device = cfg.device
     if device == "auto":
@@ -137,8 +137,8 @@ def _facts(cfg: DictConfig, job: "Job") -> dict[str, Any]:
     """What was measured, where and how."""
     import torch
 
-    from axialseg.benchmark import machine
-    from axialseg.peak_memory import how_measured
+    from axialseg.costs.benchmark import machine
+    from axialseg.machine.peak_memory import how_measured
 
     return {
         "model": cfg.model.name,

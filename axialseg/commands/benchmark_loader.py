@@ -2,9 +2,9 @@
 
 import math
 
-from axialseg.command_line import compose_config, run_tool
+from axialseg.commands.command_line import compose_config, run_tool
 from axialseg.errors import UserError
-from axialseg.launch import cpu_count
+from axialseg.machine.hardware import cpu_count
 
 USAGE = (
     "python -m axialseg benchmark-loader data=<name> [data.root=<folder>] [model=<name>] "
@@ -42,7 +42,7 @@ def benchmark_loader(arguments: list[str]) -> None:
 
     # Only now: torch takes seconds, and a wrong command line shall not wait for it.
     from axialseg.build import build_data
-    from axialseg.loader_speed import images_per_second
+    from axialseg.costs.loader_speed import images_per_second
 
     datamodule = build_data(cfg, cfg.batch_size)
     datamodule.setup("fit")

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from axialseg.command_line import compose_config, run_tool
-from axialseg.config_check import nearest
+from axialseg.commands.command_line import compose_config, run_tool
+from axialseg.config.check import nearest
 from axialseg.errors import UserError
-from axialseg.launch import cpu_count
+from axialseg.machine.hardware import cpu_count
 
 if TYPE_CHECKING:
     from axialseg.data_check.check import SplitReport
@@ -89,7 +89,7 @@ def _check(cfg: DictConfig, title: str, folder: Path) -> int:
 def _open(cfg: DictConfig) -> dict[str, Any]:
     """Split -> its reader."""
     from axialseg.build import build
-    from axialseg.datasets.inspection import Inspectable
+    from axialseg.datasets.inspection.inspector import Inspectable
 
     wanted = ("train", "val") if cfg.split == "all" else (cfg.split,)
     datasets = {}
@@ -106,7 +106,7 @@ def _open(cfg: DictConfig) -> dict[str, Any]:
 
 def _compare_classes(reports: list["SplitReport"]) -> None:
     """Adds the error that the splits have other classes, which training refuses."""
-    from axialseg.datasets.inspection import Finding
+    from axialseg.datasets.inspection.inspector import Finding
 
     known = [report for report in reports if report.categories is not None]
     if len(known) == 2 and known[0].categories != known[1].categories:

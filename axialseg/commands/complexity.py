@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from axialseg.command_line import compose_config, run_tool
-from axialseg.config_check import check_model_fits_data, nearest
+from axialseg.commands.command_line import compose_config, run_tool
+from axialseg.config.check import check_model_fits_data, nearest
 from axialseg.errors import UserError
 
 if TYPE_CHECKING:
     from axialseg.build import Classes
-    from axialseg.complexity import PartCost
+    from axialseg.costs.complexity import PartCost
 
 USAGE = (
     "python -m axialseg complexity model=<name> [size=[height,width]] [data=<name>] "
@@ -49,7 +49,7 @@ def complexity(arguments: list[str]) -> None:
 
     # Only now: torch takes seconds, and a wrong command line shall not wait for it.
     from axialseg.build import build_net_on_meta
-    from axialseg.complexity import part_costs
+    from axialseg.costs.complexity import part_costs
     from axialseg.datasets.image_classes import ImageClasses
 
     classes = classes_of(cfg)
@@ -122,7 +122,7 @@ def _imagenet_classes() -> "Classes":
 
 def as_json(parts: list["PartCost"]) -> dict[str, Any]:
     """Totals, of which `not_run` is what the outputs do not need, and the parts."""
-    from axialseg.complexity import total_cost
+    from axialseg.costs.complexity import total_cost
 
     counts = ("parameters", "non_trainable_parameters", "multiply_adds")
     total = total_cost(parts)
@@ -136,7 +136,7 @@ def as_json(parts: list["PartCost"]) -> dict[str, Any]:
 
 def as_table(parts: list["PartCost"]) -> str:
     """One row each, and the totals."""
-    from axialseg.complexity import total_cost
+    from axialseg.costs.complexity import total_cost
 
     rows = [("part", "parameters", "running statistics", "multiply-adds")]
     rows += [_row(part, "" if part.is_run else " (not run)") for part in parts]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from axialseg.command_line import choices, compose_config, run_tool
+from axialseg.commands.command_line import choices, compose_config, run_tool
 from axialseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def convert(arguments: list[str]) -> None:
     # Only now: torch takes seconds, and a wrong command line shall not wait for it.
     from axialseg.checkpoints.convert import convert as convert_checkpoint
     from axialseg.checkpoints.sources import find_source, unpacked
-    from axialseg.checkpoints.tensorflow_weights import head_channels
+    from axialseg.checkpoints.tensorflow.tensorflow_weights import head_channels
 
     with unpacked(find_source(source)) as path:
         channels = head_channels(path)
@@ -79,7 +79,7 @@ def find_model(path: Path, channels: tuple[int, int | None]) -> Candidate:
         UserError: there is none.
     """
     from axialseg.checkpoints.load_report import compare
-    from axialseg.checkpoints.tensorflow_weights import open_tensorflow_weights
+    from axialseg.checkpoints.tensorflow.tensorflow_weights import open_tensorflow_weights
 
     misfits = {}
     for name in choices("model"):

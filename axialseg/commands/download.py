@@ -10,7 +10,7 @@ from axialseg.checkpoints.published import (
     published_checkpoint,
     published_checkpoints,
 )
-from axialseg.command_line import compose_config, run_tool
+from axialseg.commands.command_line import compose_config, run_tool
 from axialseg.errors import UserError
 
 USAGE = "python -m axialseg download <name>"
@@ -63,7 +63,7 @@ def _convert(checkpoint: PublishedCheckpoint, prefix: Path, output: Path) -> Non
     # Only now: torch takes seconds.
     from axialseg.build import build_net_on_meta
     from axialseg.checkpoints.convert import convert
-    from axialseg.checkpoints.tensorflow_weights import head_channels
+    from axialseg.checkpoints.tensorflow.tensorflow_weights import head_channels
 
     model = compose_config("convert", _overrides(checkpoint)).model
     net = build_net_on_meta(model, *head_channels(prefix))

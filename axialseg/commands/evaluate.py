@@ -13,11 +13,12 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from axialseg.command_line import run_command
+from axialseg.commands.command_line import run_command
 from axialseg.commands.saved_run import saved_run
-from axialseg.config_check import check_config, check_model_fits_data
+from axialseg.config.check import check_config, check_model_fits_data
 from axialseg.errors import UserError
-from axialseg.launch import Hardware, check_compiler, configure_torch, run_on_devices
+from axialseg.launch import run_on_devices
+from axialseg.machine.hardware import Hardware, check_compiler, configure_torch
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def _validate(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
 
     from axialseg.build import build_evaluation_data, build_task, build_trainer
     from axialseg.checkpoints.initial import load_trained_weights
-    from axialseg.folding import fold_batch_norms
+    from axialseg.inference.fold_batch_norms import fold_batch_norms
 
     configure_torch(hardware)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)

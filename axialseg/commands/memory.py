@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from omegaconf import DictConfig
 
-from axialseg.command_line import compose_config, run_tool
+from axialseg.commands.command_line import compose_config, run_tool
 from axialseg.commands.complexity import FORMATS, classes_of, size_of
-from axialseg.config_check import nearest
+from axialseg.config.check import nearest
 from axialseg.errors import UserError
 
 if TYPE_CHECKING:
-    from axialseg.memory import FakeStep, Share
+    from axialseg.costs.training_memory import FakeStep, Share
 
 USAGE = (
     "python -m axialseg memory model=<name> [data=<name>] [crop=[height,width]] [gpu=80GiB] "
@@ -120,7 +120,7 @@ def _plan(cfg: DictConfig, crop: tuple[int, int], usable: int) -> Plan:
         usable: bytes of a device that training may take.
     """
     # Only now: torch takes seconds, and a wrong command line shall not wait for it.
-    from axialseg.memory import largest_batch, share_batch
+    from axialseg.costs.training_memory import largest_batch, share_batch
 
     step = _fake_step(cfg, crop)
     # Accumulated gradients outlive the forward pass, and ranks exchange them in a copy.
@@ -146,8 +146,8 @@ def _fake_step(cfg: DictConfig, crop: tuple[int, int]) -> "FakeStep":
     import numpy as np
 
     from axialseg.build import build, build_task
+    from axialseg.costs.training_memory import FakeStep
     from axialseg.datasets.image_classes import ImageClasses
-    from axialseg.memory import FakeStep
     from axialseg.panoptic.panoptic_map import PanopticSegments
     from axialseg.tasks.training_task import TrainingTask
 

@@ -10,6 +10,12 @@ from omegaconf import OmegaConf
 
 from axialseg.errors import UserError
 
+# Modules that have moved -> their place now: runs made before still name the old ones.
+MOVED = {
+    "axialseg.datasets.shapes": "axialseg.datasets.generated.shapes",
+    "axialseg.datasets.patterns": "axialseg.datasets.generated.patterns",
+}
+
 
 def saved_run(overrides: list[str], keys: Collection[str]) -> tuple[Path | None, dict[str, Any]]:
     """Finds the run that `run=` names, or that the checkpoint of `ckpt=` lies in.
@@ -32,8 +38,18 @@ def saved_run(overrides: list[str], keys: Collection[str]) -> tuple[Path | None,
     if folder is None:
         return None, {}
     config = OmegaConf.load(folder / ".hydra" / "config.yaml")
-    content: Any = OmegaConf.to_container(config, resolve=False)
+    content: Any = _with_names_of_today(OmegaConf.to_container(config, resolve=False))
     return folder, {key: content[key] for key in keys if key in content and key not in chosen}
+
+
+def _with_names_of_today(node: Any) -> Any:
+    """The node with every dotted name of `MOVED` replaced."""
+    if isinstance(node, dict):
+        return {key: _with_names_of_today(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_with_names_of_today(value) for value in node]
+    module, _, name = node.rpartition(".") if isinstance(node, str) else ("", "", "")
+    return f"{MOVED[module]}.{name}" if module in MOVED else node
 
 
 def _run_folder(run: object, ckpt: object) -> Path | None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from axialseg.command_line import run_command
-from axialseg.config_check import check_config, check_model_fits_data
+from axialseg.commands.command_line import run_command
+from axialseg.config.check import check_config, check_model_fits_data
 from axialseg.errors import UserError
-from axialseg.launch import Hardware, check_compiler, configure_torch, run_on_devices
+from axialseg.launch import run_on_devices
+from axialseg.machine.hardware import Hardware, check_compiler, configure_torch
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import cv2
 
 from axialseg.data_check.statistics import SplitStatistics
-from axialseg.datasets.inspection import Finding, Inspectable, Inspector
+from axialseg.datasets.inspection.inspector import Finding, Inspectable, Inspector
 from axialseg.errors import UserError
 from axialseg.panoptic.categories import Categories
 

@@ -14,11 +14,11 @@ from axialseg.data_check.check import SplitReport
 from axialseg.data_check.report import by_kind
 from axialseg.data_check.statistics import SplitStatistics
 from axialseg.datasets.decoder_messages import decoder_messages
-from axialseg.datasets.inspection import Inspector
+from axialseg.datasets.inspection.inspector import Inspector
 from axialseg.datasets.sample import PanopticSample
 from axialseg.errors import UserError
 from axialseg.panoptic.categories import Categories
-from axialseg.visualization import panoptic_overlay
+from axialseg.visualization.panoptic import panoptic_overlay
 
 NAMED = 100  # findings of a kind that the page names
 LISTED_SIZES = 12

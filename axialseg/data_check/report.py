@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from axialseg.data_check.check import SplitReport
-from axialseg.datasets.inspection import Finding
+from axialseg.datasets.inspection.inspector import Finding
 
 SHOWN = 5  # findings of a kind that the text names
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from axialseg.datasets.inspection import ImageInspection
+from axialseg.datasets.inspection.inspector import ImageInspection
 from axialseg.panoptic.categories import Categories
 
 AREA_BINS = 26  # bin k: 2^k to 2^(k + 1) - 1 pixels

@@ -13,10 +13,10 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from axialseg.cache_folder import cache_folder
 from axialseg.datasets.file_lock import file_lock
 from axialseg.formats.array_file import DamagedArrayFile, map_arrays, write_arrays
 from axialseg.formats.panoptic_table import PanopticTable, read_panoptic_table
+from axialseg.machine.cache_folder import cache_folder
 
 VERSION = 1  # of `PanopticTable` and of the way it is read
 # A file changed this short a time ago may change again without another time of change.

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from axialseg.datasets.annotation_index import indexed_table
 from axialseg.datasets.cityscapes_files import TEST_SPLIT, CityscapesFiles, Item
-from axialseg.datasets.cityscapes_inspection import (
+from axialseg.datasets.image_file import read_rgb
+from axialseg.datasets.inspection.cityscapes import (
     CityscapesInspector,
     CityscapesPanopticInspector,
 )
-from axialseg.datasets.image_file import read_rgb
-from axialseg.datasets.inspection import Inspector, refuse_first_error
+from axialseg.datasets.inspection.inspector import Inspector, refuse_first_error
 from axialseg.datasets.paths import check_paths
 from axialseg.datasets.sample import PanopticSample
 from axialseg.formats.cityscapes import read_instance_ids, segments_from_instance_ids

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from axialseg.datasets.inspection import Finding, list_files
+from axialseg.datasets.inspection.inspector import Finding, list_files
 from axialseg.datasets.paths import check_paths
 from axialseg.errors import UserError
 

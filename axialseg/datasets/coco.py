@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from axialseg.datasets.annotation_index import indexed_table
-from axialseg.datasets.coco_inspection import CocoInspector
 from axialseg.datasets.image_file import read_rgb
-from axialseg.datasets.image_inspection import ImagesInspector
-from axialseg.datasets.inspection import Inspector
+from axialseg.datasets.inspection.coco import CocoInspector
+from axialseg.datasets.inspection.images import ImagesInspector
+from axialseg.datasets.inspection.inspector import Inspector
 from axialseg.datasets.paths import check_paths
 from axialseg.datasets.sample import PanopticSample
 from axialseg.errors import UserError

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from axialseg.datasets.inspection import Inspectable, refuse_first_error
+from axialseg.datasets.inspection.inspector import Inspectable, refuse_first_error
 from axialseg.datasets.loaders import Batch, ImageDataModule
 from axialseg.datasets.sample import LabelledDataset, PanopticDataset, PanopticSample
 from axialseg.datasets.sampler import CounterSampler, SampleKey, repeat_factors

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from axialseg.datasets.image_file import read_rgb
-from axialseg.datasets.image_inspection import ImagesInspector
-from axialseg.datasets.inspection import Inspector
+from axialseg.datasets.inspection.images import ImagesInspector
+from axialseg.datasets.inspection.inspector import Inspector
 from axialseg.datasets.sample import PanopticSample
 from axialseg.errors import UserError
 from axialseg.panoptic.categories import Categories

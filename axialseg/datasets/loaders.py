@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from axialseg.datasets.sampler import CounterSampler, ShardSampler
 from axialseg.errors import UserError
-from axialseg.freed_memory import keep_freed_memory
+from axialseg.machine.freed_memory import keep_freed_memory
 
 Batch = dict[str, Any]
 

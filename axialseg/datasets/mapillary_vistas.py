@@ -16,9 +16,9 @@ from pathlib import Path
 
 from axialseg.datasets.annotation_index import indexed_table
 from axialseg.datasets.coco import CocoPanoptic
-from axialseg.datasets.coco_inspection import CocoInspector
 from axialseg.datasets.image_folder import ImageFolder
-from axialseg.datasets.inspection import Inspector
+from axialseg.datasets.inspection.coco import CocoInspector
+from axialseg.datasets.inspection.inspector import Inspector
 from axialseg.datasets.paths import check_paths
 from axialseg.errors import UserError
 from axialseg.formats.coco_annotations import CocoPanopticAnnotations

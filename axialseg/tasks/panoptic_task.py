@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from axialseg.inference import PanopticPrediction, predict
+from axialseg.inference.predict import PanopticPrediction, predict
 from axialseg.tasks.training_task import ParameterGroups, TrainingTask
 
 
@@ -16,7 +16,7 @@ class PanopticTask(TrainingTask):
     Args:
         net: image ``[B, 3, H, W]`` in 0..255 and valid region ``[B, H, W]`` -> heads.
         loss: heads and batch -> named, weighted terms; see `TrainingTask`.
-        postprocess: heads -> panoptic maps (see `axialseg.inference.predict`).
+        postprocess: heads -> panoptic maps (see `axialseg.inference.predict.predict`).
         optimizer: this and the following as of `TrainingTask`.
         parameter_groups: see there.
         curve: see there.

@@ -8,8 +8,8 @@ import torch
 from published_models import build_on_meta, model_config
 from torch import nn
 
-from axialseg.complexity import part_costs, total_cost
-from axialseg.config import conf_dir
+from axialseg.config.schema import conf_dir
+from axialseg.costs.complexity import part_costs, total_cost
 from axialseg.layers.axial_attention import AxialAttention
 from axialseg.layers.axial_block import AxialBranch
 from axialseg.layers.stem import AxialStem

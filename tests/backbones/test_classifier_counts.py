@@ -9,7 +9,7 @@ from published_models import model_config
 from torch import nn
 
 from axialseg.build import build_net_on_meta
-from axialseg.complexity import part_costs, total_cost
+from axialseg.costs.complexity import part_costs, total_cost
 from axialseg.layers.axial_attention import AxialAttention
 
 SIZES = ("s", "m", "l", "xl")

@@ -7,7 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from axialseg.config import register_schemas
+from axialseg.config.schema import register_schemas
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 

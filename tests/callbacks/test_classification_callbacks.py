@@ -15,8 +15,8 @@ import axialseg.callbacks.classification_images as images_module
 from axialseg.callbacks.classification_evaluation import ClassificationEvaluation
 from axialseg.callbacks.classification_images import ClassificationImages
 from axialseg.callbacks.classification_predictions import ClassificationPredictions
-from axialseg.csv_logging import CsvLogger, read_table
-from axialseg.image_grid import RIGHT, WRONG, GuessedImage, image_grid
+from axialseg.loggers.csv import CsvLogger, read_table
+from axialseg.visualization.image_grid import RIGHT, WRONG, GuessedImage, image_grid
 
 
 def validate(folder: Path, callback: Any, val_images: int = 8, **rest: Any) -> None:

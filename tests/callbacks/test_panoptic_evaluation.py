@@ -11,7 +11,7 @@ from torch import Tensor
 from toy_panoptic import CATEGORIES, Heads, ToyData, ToyNet, toy_segments, toy_task, toy_trainer
 
 from axialseg.callbacks.panoptic_evaluation import PanopticEvaluation
-from axialseg.csv_logging import CsvLogger, read_table
+from axialseg.loggers.csv import CsvLogger, read_table
 from axialseg.metrics.panoptic_quality import PanopticQuality
 from axialseg.panoptic.panoptic_map import segments_from_panoptic_map
 

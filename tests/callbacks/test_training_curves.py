@@ -9,7 +9,7 @@ from toy_panoptic import ToyData, toy_task, toy_trainer
 import axialseg.callbacks.training_curves as module
 from axialseg.callbacks.panoptic_evaluation import PanopticEvaluation
 from axialseg.callbacks.training_curves import TrainingCurves
-from axialseg.csv_logging import CsvLogger
+from axialseg.loggers.csv import CsvLogger
 
 
 def fit(folder: Path, logger: Any) -> None:

@@ -21,7 +21,7 @@ from axialseg.callbacks.panoptic_evaluation import PanopticEvaluation
 from axialseg.callbacks.panoptic_images import PanopticImages
 from axialseg.callbacks.preemption import Preempted, Preemption
 from axialseg.callbacks.progress import Progress
-from axialseg.csv_logging import CsvLogger
+from axialseg.loggers.csv import CsvLogger
 
 
 class SignalRank1(pl.Callback):

@@ -21,7 +21,7 @@ from axialseg.checkpoints.published import (
     published_checkpoint,
     published_checkpoints,
 )
-from axialseg.checkpoints.tensor_bundle import TensorBundle
+from axialseg.checkpoints.tensorflow.tensor_bundle import TensorBundle
 from axialseg.errors import UserError
 
 NAME = "tiny_axial_swidernet_test"

@@ -18,10 +18,10 @@ from tiny_max_deeplab import NAME, OVERRIDES, assert_golden_heads, golden_net, t
 from torch import nn
 
 from axialseg.checkpoints import published
-from axialseg.checkpoints.crc32c import crc32c
-from axialseg.checkpoints.deeplab2 import variable_names
 from axialseg.checkpoints.initial import load_initial_weights, load_trained_weights
-from axialseg.checkpoints.tensorflow_weights import head_channels
+from axialseg.checkpoints.tensorflow.crc32c import crc32c
+from axialseg.checkpoints.tensorflow.deeplab2 import variable_names
+from axialseg.checkpoints.tensorflow.tensorflow_weights import head_channels
 from axialseg.commands import convert, download
 from axialseg.errors import UserError
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from axialseg import benchmark as measuring
 from axialseg.commands import benchmark
+from axialseg.costs import benchmark as measuring
 
 Command = Callable[[Callable[[], None], list[str]], None]
 Refusal = Callable[[Callable[[], None], list[str]], str]

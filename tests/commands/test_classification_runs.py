@@ -13,7 +13,7 @@ from imagenet_tree import CLASSES, flatten_val, write_devkit, write_tree
 from PIL import Image
 
 from axialseg.commands import attention, evaluate, train
-from axialseg.csv_logging import read_table
+from axialseg.loggers.csv import read_table
 
 Command = Callable[[Callable[[], None], list[str]], None]
 Refusal = Callable[[Callable[[], None], list[str]], str]

@@ -18,7 +18,7 @@ from published_models import (
 from torch.utils.flop_counter import FlopCounterMode
 
 from axialseg.commands import complexity
-from axialseg.complexity import part_costs, total_cost
+from axialseg.costs.complexity import part_costs, total_cost
 from axialseg.layers.axial_attention import AxialAttention, reference_attention
 
 Command = Callable[[Callable[[], None], list[str]], None]

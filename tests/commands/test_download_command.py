@@ -9,8 +9,8 @@ from reference_checkpoint import as_archive, assert_golden_outputs, tiny_net
 from axialseg.checkpoints import published
 from axialseg.checkpoints.initial import load_initial_weights
 from axialseg.checkpoints.published import published_checkpoints
-from axialseg.command_line import choices, compose_config
 from axialseg.commands import download
+from axialseg.commands.command_line import choices, compose_config
 
 Command = Callable[[Callable[[], None], list[str]], None]
 Refusal = Callable[[Callable[[], None], list[str]], str]

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from axialseg.build import build_net_on_meta, build_task
-from axialseg.command_line import compose_config
 from axialseg.commands import memory
+from axialseg.commands.command_line import compose_config
 from axialseg.commands.complexity import classes_of
-from axialseg.memory import LiveBytes, make_optimizer, training_step
+from axialseg.costs.training_memory import LiveBytes, make_optimizer, training_step
+from axialseg.machine.peak_memory import in_fresh_process
 from axialseg.panoptic.coco_classes import COCO
-from axialseg.peak_memory import in_fresh_process
 from benchmarks.memory_planner import measure, plan
 
 Command = Callable[[Callable[[], None], list[str]], None]

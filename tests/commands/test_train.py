@@ -134,7 +134,7 @@ def test_images_without_ground_truth_get_predictions_only(
         f"data.val_dataset.annotation_file={tmp_path / 'image_info.json'}",
         "data.val_dataset.panoptic_folder=null",
         "++data.val_dataset.categories={_target_:hydra.utils.get_object,"
-        "path:axialseg.datasets.shape_scenes.CATEGORIES}",
+        "path:axialseg.datasets.generated.shape_scenes.CATEGORIES}",
         "data.val_num_workers=0",
     ]
     command(evaluate.main, [f"run={run_folder}", *overrides, f"output={results}"])

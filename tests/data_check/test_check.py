@@ -21,7 +21,7 @@ from axialseg.data_check.statistics import SplitStatistics
 from axialseg.datasets.cityscapes import Cityscapes, CityscapesPanoptic
 from axialseg.datasets.coco import CocoPanoptic
 from axialseg.datasets.image_folder import ImageFolder
-from axialseg.datasets.inspection import Inspectable, measure
+from axialseg.datasets.inspection.inspector import Inspectable, measure
 from axialseg.datasets.mapillary_vistas import mapillary_vistas
 from axialseg.datasets.sample import PanopticDataset, PanopticSample
 from axialseg.errors import UserError

@@ -16,7 +16,7 @@ import pytest
 from axialseg.datasets import annotation_index
 from axialseg.datasets.annotation_index import index_file, indexed_table
 from axialseg.datasets.coco import CocoPanoptic
-from axialseg.datasets.shapes import shapes_panoptic
+from axialseg.datasets.generated.shapes import shapes_panoptic
 from axialseg.errors import UserError
 from axialseg.formats.panoptic_table import PanopticTable, read_panoptic_table
 

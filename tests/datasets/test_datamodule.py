@@ -17,8 +17,8 @@ from omegaconf import OmegaConf
 
 from axialseg.datasets.coco import CocoPanoptic
 from axialseg.datasets.datamodule import PanopticDataModule
-from axialseg.datasets.shape_scenes import CATEGORIES
-from axialseg.datasets.shapes import shapes_panoptic
+from axialseg.datasets.generated.shape_scenes import CATEGORIES
+from axialseg.datasets.generated.shapes import shapes_panoptic
 from axialseg.datasets.targets import PanopticDeepLabTargets
 from axialseg.datasets.transforms import EvalTransform, TrainTransform
 from axialseg.errors import UserError

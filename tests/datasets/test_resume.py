@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from axialseg.build import build_task, build_training_data
-from axialseg.config import conf_dir, register_schemas
+from axialseg.config.schema import conf_dir, register_schemas
 
 STEPS, INTERRUPTED = 5, 3  # 2 x 3 images a step, 10 images: it stops within the second epoch
 

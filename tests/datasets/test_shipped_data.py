@@ -22,7 +22,7 @@ from axialseg.build import (
     build_training_data,
 )
 from axialseg.commands.train import check_training
-from axialseg.config import conf_dir, register_schemas
+from axialseg.config.schema import conf_dir, register_schemas
 from axialseg.errors import UserError
 from axialseg.panoptic.coco_classes import COCO
 

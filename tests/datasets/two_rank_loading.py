@@ -14,7 +14,7 @@ import lightning.pytorch as pl
 import torch
 
 from axialseg.datasets.datamodule import PanopticDataModule
-from axialseg.datasets.shapes import shapes_panoptic
+from axialseg.datasets.generated.shapes import shapes_panoptic
 from axialseg.datasets.targets import MaxDeepLabTargets
 from axialseg.datasets.transforms import EvalTransform, TrainTransform
 

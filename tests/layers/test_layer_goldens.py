@@ -9,7 +9,7 @@ from golden_data import arrays, assert_close, facts, load_weights, nchw, nhwc
 from torch import Tensor, nn
 
 from axialseg.backbones.residual_network import ResidualNetwork
-from axialseg.checkpoints.deeplab2 import CHILD_NAMES, to_torch_layout, variable_names
+from axialseg.checkpoints.tensorflow.deeplab2 import CHILD_NAMES, to_torch_layout, variable_names
 from axialseg.decoders.context import ASPP, PointwiseContext
 from axialseg.decoders.max_deeplab import MaxDeepLabHeads, MaxDeepLabOutput
 from axialseg.decoders.panoptic_deeplab import PanopticDeepLabDecoder, PredictionHead

@@ -17,7 +17,7 @@ import torch
 from attention_core_cases import FIXED, Case, errors, inputs, layer_errors, random_case, step
 
 from axialseg.build import build
-from axialseg.command_line import compose_config
+from axialseg.commands.command_line import compose_config
 from axialseg.layers.axial_attention import AxialAttention
 from axialseg.layers.fused_attention import fused_attention
 from axialseg.layers.lean_axial_attention import AttentionCore, lean_attention

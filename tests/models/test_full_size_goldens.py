@@ -24,7 +24,7 @@ from published_models import (
 from torch import Tensor
 
 from axialseg.build import build
-from axialseg.checkpoints.deeplab2 import variable_names
+from axialseg.checkpoints.tensorflow.deeplab2 import variable_names
 from axialseg.models.panoptic_deeplab import PanopticDeepLabOutput
 from axialseg.panoptic.cityscapes_classes import CITYSCAPES
 from axialseg.panoptic.coco_classes import COCO

@@ -20,7 +20,7 @@ from hydra.utils import instantiate
 from torch import nn
 from training_step import check_gradients, check_statistics, check_weights
 
-from axialseg.config import conf_dir
+from axialseg.config.schema import conf_dir
 from axialseg.losses.panoptic_deeplab_loss import PanopticDeepLabLoss
 from axialseg.optim.adam import Adam
 

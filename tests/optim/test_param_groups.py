@@ -5,7 +5,7 @@ from golden_data import SUFFIX
 from published_models import MAX_DEEPLAB, manifest, published_on_meta
 from torch import nn
 
-from axialseg.checkpoints.deeplab2 import variable_names
+from axialseg.checkpoints.tensorflow.deeplab2 import variable_names
 from axialseg.optim.param_groups import parameter_groups
 
 

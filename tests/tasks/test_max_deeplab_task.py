@@ -12,7 +12,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 
 from axialseg.build import build_task, build_training_data
-from axialseg.config import conf_dir, register_schemas
+from axialseg.config.schema import conf_dir, register_schemas
 from axialseg.decoders.max_deeplab import MaxDeepLabOutput
 from axialseg.losses import max_deeplab_loss
 from axialseg.losses.matching import match_masks

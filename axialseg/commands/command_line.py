@@ -1,0 +1,343 @@
+"""Runs a command with Hydra, and answers every mistake of the user's with one sentence.
+
+The command line is composed and checked before anything heavy is imported and before a folder is
+made; for a sweep, each value of each swept key is tried once.
+"""
+
+import os
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from axialseg.config.check import check_config, nearest
+from axialseg.config.schema import conf_dir, register_schemas
+from axialseg.config.signatures import UnknownTarget, constructor_signature
+from axialseg.errors import UserError
+from axialseg.launch import MISTAKE, is_launched_rank, report_exit
+from axialseg.machine.hardware import started_ranks
+
+Job = Callable[[DictConfig], float | None]
+Check = Callable[[DictConfig], None]
+
+SWEEP_CHECKS = 32  # compositions that checking a sweep may take
+
+
+def run_command(
+    job: Job, config_name: str, check: Check, prepare: Callable[[list[str]], None] | None = None
+) -> None:
+    """Composes `conf/<config_name>.yaml` with the command line and runs the job, or all of a sweep.
+
+    Args:
+        job: takes the composed config; returns what a sweeper maximises.
+        config_name: name of the primary config.
+        check: raises `UserError` for a composed config that the job would refuse.
+        prepare: gets the overrides of the command line before anything is composed.
+
+    Raises:
+        SystemExit: code 2 after a `UserError`.
+    """
+    register_schemas()
+    # Hydra then raises instead of printing its own report, and `user_mistake` can translate.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+
+    def guarded_job(cfg: DictConfig) -> float | None:
+        try:
+            return job(cfg)
+        except Exception as error:
+            # In a sweep, the other jobs go on and the launcher raises the error at the end.
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise
+            _refuse(error)
+
+    try:
+        if not is_launched_rank():
+            args = get_args_parser().parse_args()
+            check_command_line(config_name, args, check, prepare)
+        hydra.main(str(conf_dir()), config_name, version_base="1.3")(guarded_job)()
+    except Exception as error:
+        _refuse(error)
+    except SystemExit as stopped:
+        if is_launched_rank() and isinstance(stopped.code, int):
+            report_exit(stopped.code)
+        raise
+
+
+def check_command_line(
+    config_name: str,
+    args: Namespace,
+    check: Check,
+    prepare: Callable[[list[str]], None] | None = None,
+) -> None:
+    """Composes as Hydra is going to, and checks the result.
+
+    Args:
+        config_name: name of the primary config.
+        args: the command line, parsed as Hydra does.
+        check: see `run_command`.
+        prepare: see `run_command`.
+
+    Raises:
+        UserError: one sentence about what is wrong.
+    """
+    folder = Path(args.config_path) if args.config_path else conf_dir()
+    if not folder.is_absolute():
+        raise UserError(f"--config-path {folder} must be absolute, as {folder.absolute()}")
+    try:
+        if prepare is not None:
+            prepare(args.overrides)
+        if args.help or args.hydra_help or args.info or args.shell_completion:
+            return
+        with initialize_config_dir(str(folder), version_base="1.3"):
+            for overrides in _to_check(args):
+                cfg = compose(args.config_name or config_name, overrides, return_hydra_config=True)
+                _check_ranks(cfg.hydra, is_sweep=args.multirun)
+                with open_dict(cfg):
+                    del cfg["hydra"]
+                check(cfg)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise UserError(_translate(error, folder, args.overrides)) from error
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def run_tool(job: Callable[[list[str]], object]) -> None:
+    """Runs a command that has no folder, no log file and no sweeps.
+
+    Args:
+        job: takes the arguments of the command line.
+
+    Raises:
+        SystemExit: code 2 after a `UserError`.
+    """
+    try:
+        job(sys.argv[1:])
+    except Exception as error:
+        _refuse(error)
+
+
+def compose_config(config_name: str, overrides: list[str]) -> DictConfig:
+    """Composes and checks `conf/<config_name>.yaml` for such a command.
+
+    Args:
+        config_name: name of the primary config.
+        overrides: `key=value` or `group=choice`.
+
+    Raises:
+        UserError: one sentence about what is wrong.
+    """
+    register_schemas()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            cfg = compose(config_name, overrides)
+        check_config(cfg)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise UserError(_translate(error, conf_dir(), overrides)) from error
+    finally:
+        GlobalHydra.instance().clear()
+    return cfg
+
+
+def choices(group: str) -> list[str]:
+    """What a group of the configuration can be set to, sorted."""
+    return _options(group, conf_dir())
+
+
+def user_mistake(error: BaseException) -> str | None:
+    """The sentence for the user, or None if the exception is a defect of the program.
+
+    Args:
+        error: as it reached the command; the `UserError` may be the cause of another exception, or
+            may have been copied from a loader's process with its trace in the message.
+    """
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        if isinstance(cause, UserError):
+            return re.split(r"^(?:[\w.]+\.)?UserError: ", str(cause), flags=re.MULTILINE)[
+                -1
+            ].strip()
+        seen.add(id(cause))
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, HydraException) and not isinstance(error, InstantiationException):
+        return _translate(error, conf_dir(), [])
+    return None
+
+
+def _refuse(error: Exception) -> NoReturn:
+    """Prints the user's mistake and exits, or raises the error again."""
+    sentence = user_mistake(error)
+    if sentence is None:
+        raise error
+    if is_launched_rank():
+        report_exit(MISTAKE, sentence)
+    else:
+        print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(MISTAKE)
+
+
+def _check_ranks(hydra_node: DictConfig, is_sweep: bool) -> None:
+    """Ranks that torchrun or srun has started must be one job in one folder.
+
+    Args:
+        hydra_node: Hydra's own config.
+        is_sweep: with `-m`.
+    """
+    if started_ranks(os.environ) is None:
+        return
+    if is_sweep:
+        raise UserError("each started rank would run a sweep of its own; use -m without torchrun")
+    plain: Any = OmegaConf.to_container(hydra_node, resolve=False)
+    if "${now:" in plain["run"]["dir"]:
+        raise UserError(
+            "started ranks would each make a folder of their own; give hydra.run.dir=<folder>, or "
+            "trainer.devices=<count> without torchrun"
+        )
+
+
+def _to_check(args: Namespace) -> Iterator[list[str]]:
+    """The overrides of each composition to check; a sweep's other values follow its first ones."""
+    lines: list[str] = list(args.overrides)
+    if args.config_dir:
+        places = (conf_dir().parent, Path(args.config_dir).absolute())
+        lines.append(f"hydra.searchpath=[{','.join(f'file://{place}' for place in places)}]")
+    overrides = OverridesParser.create().parse_overrides(lines)
+    swept = [override for override in overrides if override.is_sweep_override()]
+    if swept and not args.multirun:
+        raise UserError(
+            f"{swept[0].input_line} names several values: add -m to run one job for each, "
+            "or put a list into brackets"
+        )
+    values = {id(override): _swept_values(override) for override in swept}
+    first = [values[id(o)][0] if o.is_sweep_override() else str(o.input_line) for o in overrides]
+    yield first
+    others = [
+        [*first[:place], value, *first[place + 1 :]]
+        for place, override in enumerate(overrides)
+        for value in values.get(id(override), [])[1:]
+    ]
+    yield from others[: SWEEP_CHECKS - 1]
+
+
+def _swept_values(override: Override) -> list[str]:
+    """The overrides that a sweep of one key stands for."""
+    value: Any = override.value()
+    key = override.get_key_element()
+    if isinstance(value, IntervalSweep):
+        return [f"{key}={value.start}"]
+    if isinstance(value, Glob):
+        options = _options(override.key_or_group, conf_dir())
+        names = value.filter([option for option in options if "/" not in option])
+        if not names:
+            raise UserError(f"{override.input_line} matches none; {nearest('', options)}")
+        return [f"{key}={name}" for name in names]
+    return [f"{key}={text}" for text in override.sweep_string_iterator()]
+
+
+def _translate(error: Exception, folder: Path, overrides: list[str]) -> str:
+    """One sentence for what Hydra or OmegaConf refused.
+
+    Args:
+        error: the exception.
+        folder: the primary config's folder.
+        overrides: the command line's.
+    """
+    text = " ".join(str(error).split())
+    where = re.match(r"In '([^']+)': ", text)
+    prefix = f"{where[1]}.yaml: " if where and where[1].startswith("experiments/") else ""
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} is no key=value: {error.message.splitlines()[0]}"
+    if isinstance(error, yaml.MarkedYAMLError):
+        return f"{error.problem_mark} is no valid YAML: {error.problem}"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return prefix + _missing_file(error, folder, overrides)
+    no_match = re.search(r"Could not override '([^']+)'. No match in the defaults list", text)
+    if no_match:
+        return f"{prefix}{no_match[1]} is no group here; {nearest(no_match[1], _groups(folder))}"
+    doubled = re.search(r"Multiple values for ([^ ]+)\. ", text)
+    if doubled:
+        return f"{doubled[1]} is chosen already; write {doubled[1]}=<choice> without a +"
+    composing = isinstance(error, ConfigCompositionException)
+    cause = (error.__cause__ or error.__context__) if composing else error
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError):
+        return prefix + _unknown_key(cause)
+    if isinstance(cause, OmegaConfBaseException):
+        message = str(cause.msg or cause).splitlines()[0]
+        return f"{prefix}{cause.full_key}: {message}" if cause.full_key else prefix + message
+    return text
+
+
+def _missing_file(error: MissingConfigException, folder: Path, overrides: list[str]) -> str:
+    """For a choice that does not exist: the nearest one and all there are."""
+    missing = str(error.missing_cfg_file)
+    named = [line.partition("=")[0].lstrip("+").partition("@")[0] for line in overrides]
+    groups = [key for key in named if missing.startswith(f"{key}/")]
+    group = max(groups, key=len, default=missing.rpartition("/")[0])
+    choice = missing[len(group) + 1 :] if group else missing
+    options = _options(group, folder) or list(error.options or [])
+    hint = nearest(choice, options, prefix=f"{group}=" if group else "")
+    listed = f" (there are: {', '.join(options)})" if hint.startswith("did you mean") else ""
+    written = f"{group}={choice}" if group else f"the config {choice}"
+    return f"{written} does not exist; {hint}{listed}"
+
+
+def _unknown_key(cause: OmegaConfBaseException) -> str:
+    """For a key that the config does not have: the nearest one, or how to add it."""
+    full_key = str(cause.full_key or cause.key)
+    parent, _, key = full_key.rpartition(".")
+    node = cause.parent_node
+    prefix = f"{parent}." if parent else ""
+    if not OmegaConf.is_dict(node):
+        return f"{full_key} does not exist"
+    names = set(map(str, node)) - {"hydra"}
+    if "_target_" in names:
+        try:
+            signature = constructor_signature(str(node._target_))
+        except UnknownTarget:
+            signature = None
+        arguments = set(signature.annotations) if signature else set()
+        if key in arguments:
+            return f"{full_key} is not set in this config; add it as +{full_key}=<value>"
+        names = (names | arguments) - {"_target_"}
+    return f"{full_key} does not exist; {nearest(key, names, prefix)}"
+
+
+def _options(group: str, folder: Path) -> list[str]:
+    """All choices of a group as they are written on the command line.
+
+    Only `experiments` has choices in sub-folders; those of other groups are groups themselves.
+    """
+    if group == "experiments":
+        place = conf_dir().parent / group
+        files = place.rglob("*.yaml")
+    else:
+        place = folder / group
+        files = place.glob("*.yaml")
+    return sorted(str(file.relative_to(place).with_suffix("")) for file in files)
+
+
+def _groups(folder: Path) -> list[str]:
+    """The groups that the primary configs choose from."""
+    folders = {file.parent for file in folder.rglob("*.yaml")} - {folder}
+    return sorted({str(place.relative_to(folder)) for place in folders} | {"experiments"})

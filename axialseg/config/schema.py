@@ -1,0 +1,384 @@
+"""The typed top level of the configuration, and where its files lie.
+
+The values are in `conf/` and `experiments/`; here stand only names and types, so that Hydra
+refuses an unknown key or a value of the wrong type while it composes. The arguments of a `_target_`
+node are checked against its constructor (`axialseg/config/check.py`). Nothing here imports torch.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+# A node with `_target_`: its keys are the arguments of that class or function.
+Target = dict[str, Any]
+
+
+def conf_dir() -> Path:
+    """The folder `conf/`: the checkout's, else the copy inside an installed package."""
+    package = Path(__file__).resolve().parents[1]
+    checkout = package.parent / "conf"
+    return checkout if checkout.is_dir() else package / "conf"
+
+
+@dataclass
+class ModelCallbacks:
+    """Callbacks by their dotted names, because what there is to score and show is the method's.
+
+    Attributes:
+        evaluation: scores a validation and writes `metrics.json`.
+        images: draws predictions.
+        predictions: writes predictions in their official format.
+    """
+
+    evaluation: str = MISSING
+    images: str = MISSING
+    predictions: str = MISSING
+
+
+@dataclass
+class ModelConf:
+    """One network with all that belongs to it.
+
+    Attributes:
+        name: for pictures, tables and folders.
+        objective: key of `metrics.json` that sweeps maximise.
+        input_size: (height, width) in pixels that costs are counted at unless another is named.
+        initial_checkpoint: file, or published checkpoint, whose weights training starts from.
+        initial_backbone_only: take no more than the backbone from it.
+        backbone: built first and handed to `net`.
+        net: the whole network.
+        loss: outputs + targets -> named loss terms.
+        targets: ground truth -> what the loss needs; null for classes of whole images.
+        postprocess: heads -> panoptic map; null likewise.
+        task: LightningModule that trains `net`.
+        callbacks: see `ModelCallbacks`; `conf/callbacks/` says with which settings.
+    """
+
+    name: str = MISSING
+    objective: str = MISSING
+    input_size: Any = MISSING
+    initial_checkpoint: str | None = None
+    initial_backbone_only: bool = False
+    backbone: Target = MISSING
+    net: Target = MISSING
+    loss: Target = MISSING
+    targets: Target | None = None
+    postprocess: Target | None = None
+    task: Target = MISSING
+    callbacks: ModelCallbacks = field(default_factory=ModelCallbacks)
+
+
+@dataclass
+class ScheduleConf:
+    """The recipe of the optimisation.
+
+    Attributes:
+        batch_size: images per optimiser step, over all devices and accumulated batches.
+        lr: base learning rate.
+        warmup_steps: optimiser steps of the warm-up.
+        power: of the polynomial decay.
+        optimizer: parameter groups -> optimiser (`_partial_: true`).
+        parameter_groups: network -> parameter groups (`_partial_: true`).
+        curve: optimiser step -> factor on the base learning rate.
+    """
+
+    batch_size: int = MISSING
+    lr: float = MISSING
+    warmup_steps: int = 0
+    power: float = 0.9
+    optimizer: Target = MISSING
+    parameter_groups: Target = MISSING
+    curve: Target = MISSING
+
+
+@dataclass
+class TrainerConf:
+    """Arguments of `lightning.pytorch.Trainer`, by its names; all others keep its defaults.
+
+    Attributes:
+        accelerator: auto, cpu or gpu.
+        devices: their number, a list of indices, or auto.
+        num_nodes: machines.
+        strategy: auto is one device, or ddp over several.
+        precision: 32-true, bf16-mixed, 16-mixed, ...; auto is 32-true on a CPU and bf16-mixed
+            (16-mixed where the GPU has no bfloat16) elsewhere.
+        max_steps: optimiser steps of the whole training.
+        max_epochs: -1, because training counts in steps.
+        accumulate_grad_batches: batches per optimiser step.
+        val_check_interval: optimiser steps between two validations.
+        check_val_every_n_epoch: null, because the training data are endless.
+        num_sanity_val_steps: validation batches before training.
+        limit_train_batches: training batches, null is all.
+        limit_val_batches: validation batches; a count, or a share as a float; null is all.
+        gradient_clip_val: largest norm of the gradient, null is no limit.
+        log_every_n_steps: optimiser steps between two logged values.
+        deterministic: true makes GPU runs repeatable bit for bit too, at some cost.
+        use_distributed_sampler: false, because our samplers know the ranks.
+        enable_progress_bar: Lightning's own; ours is a callback.
+        enable_model_summary: Lightning's table of the modules.
+    """
+
+    accelerator: str = "auto"
+    devices: Any = "auto"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "auto"
+    max_steps: int = -1
+    max_epochs: int = -1
+    accumulate_grad_batches: int = 1
+    val_check_interval: int | None = None
+    check_val_every_n_epoch: int | None = None
+    num_sanity_val_steps: int = 0
+    limit_train_batches: int | None = None
+    limit_val_batches: Any = None
+    gradient_clip_val: float | None = None
+    log_every_n_steps: int = 20
+    deterministic: bool = False
+    use_distributed_sampler: bool = False
+    enable_progress_bar: bool = False
+    enable_model_summary: bool = False
+
+
+@dataclass
+class TrainConf:
+    """Top level of `conf/train.yaml`.
+
+    Attributes:
+        seed: of weights, order and augmentation.
+        resume: checkpoint file, or folder of a run, to go on from.
+        compile: run the network through `torch.compile`.
+        model: see `ModelConf`.
+        data: the LightningDataModule.
+        schedule: see `ScheduleConf`.
+        trainer: see `TrainerConf`.
+        logger: name -> logger; null switches one off.
+        callbacks: name -> callback; null switches one off.
+    """
+
+    seed: int = 0
+    resume: str | None = None
+    compile: bool = False
+    model: ModelConf = field(default_factory=ModelConf)
+    data: Target = MISSING
+    schedule: ScheduleConf = field(default_factory=ScheduleConf)
+    trainer: TrainerConf = field(default_factory=TrainerConf)
+    logger: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class EvaluateConf:
+    """Top level of `conf/evaluate.yaml`; what it shares with `TrainConf` comes from the run.
+
+    Attributes:
+        run: folder of a run.
+        ckpt: checkpoint file; by default the last one of `run`.
+        output: folder of the results; by default `<run>/evaluation`.
+        fold_batch_norms: fold them into the convolutions before them.
+        compile: run the network through `torch.compile`.
+        seed: of the data, where they are random.
+        model: see `ModelConf`.
+        data: the LightningDataModule.
+        schedule: unused; null without a run.
+        trainer: see `TrainerConf`.
+        logger: name -> logger.
+        callbacks: name -> callback.
+    """
+
+    run: str | None = None
+    ckpt: str | None = None
+    output: str = MISSING
+    fold_batch_norms: bool = False
+    compile: bool = False
+    seed: int = 0
+    model: ModelConf = field(default_factory=ModelConf)
+    data: Target = MISSING
+    schedule: ScheduleConf | None = None
+    trainer: TrainerConf = field(default_factory=TrainerConf)
+    logger: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ConvertConf:
+    """Top level of `conf/convert.yaml`.
+
+    Attributes:
+        model: see `ModelConf`; the one that the checkpoint was made with.
+    """
+
+    model: ModelConf = field(default_factory=ModelConf)
+
+
+@dataclass
+class AttentionConf:
+    """Top level of `conf/attention.yaml`.
+
+    Attributes:
+        ckpt: checkpoint as of `model.initial_checkpoint`.
+        model: see `ModelConf`; by default that of the checkpoint's run.
+        data: the LightningDataModule whose way of preparing images is used, if any.
+        image: picture file.
+        query: (y, x), the pixel of the picture whose attention is drawn.
+        layer: name of an axial attention layer or of a block, or a part of it.
+        output: PNG file to write.
+        seed: of the data, which may refer to it.
+    """
+
+    ckpt: str = MISSING
+    model: ModelConf = field(default_factory=ModelConf)
+    data: Any = None
+    image: str = MISSING
+    query: list[int] = MISSING
+    layer: str = MISSING
+    output: str = "attention.png"
+    seed: int = 0
+
+
+@dataclass
+class ComplexityConf:
+    """Top level of `conf/complexity.yaml`.
+
+    Attributes:
+        model: see `ModelConf`.
+        data: the LightningDataModule whose classes the heads have; null is Cityscapes' 19.
+        size: (height, width) of the image in pixels.
+        format: table or json.
+        seed: of the data, which may refer to it.
+    """
+
+    model: ModelConf = field(default_factory=ModelConf)
+    data: Any = None
+    size: Any = MISSING
+    format: str = "table"
+    seed: int = 0
+
+
+@dataclass
+class MemoryConf:
+    """Top level of `conf/memory.yaml`.
+
+    Attributes:
+        model: see `ModelConf`.
+        data: the LightningDataModule whose classes, crop and recipe are taken.
+        schedule: see `ScheduleConf`.
+        trainer: see `TrainerConf`; the schedule refers to it.
+        crop: (height, width) of a training image in pixels.
+        gpu: memory of one device with its unit, as 80GiB.
+        reserve: share of it that is left free, in [0, 1).
+        precision: 32-true, bf16-mixed or 16-mixed.
+        batch: images of one device and forward pass; null counts 1 and the largest only.
+        masks: ground-truth masks of an image, for losses whose size depends on them.
+        format: table or json.
+        seed: of the data, which may refer to it.
+    """
+
+    model: ModelConf = field(default_factory=ModelConf)
+    data: Target = MISSING
+    schedule: ScheduleConf = field(default_factory=ScheduleConf)
+    trainer: TrainerConf = field(default_factory=TrainerConf)
+    crop: Any = MISSING
+    gpu: str = "80GiB"
+    reserve: float = 0.1
+    precision: str = "bf16-mixed"
+    batch: int | None = None
+    masks: int = 50
+    format: str = "table"
+    seed: int = 0
+
+
+@dataclass
+class CheckDataConf:
+    """Top level of `conf/check_data.yaml`.
+
+    Attributes:
+        data: the LightningDataModule whose data sets are checked.
+        split: train, val or all.
+        workers: processes that read images; null is one for each core.
+        samples: images of each split on the page.
+        output: folder of the report; null is outputs/check_data/<data>.
+        seed: of the data, which may refer to it.
+    """
+
+    data: Target = MISSING
+    split: str = "all"
+    workers: int | None = None
+    samples: int = 12
+    output: str | None = None
+    seed: int = 0
+
+
+@dataclass
+class BenchmarkConf:
+    """Top level of `conf/benchmark.yaml`.
+
+    Attributes:
+        model: see `ModelConf`.
+        data: the LightningDataModule whose classes the heads have; null is Cityscapes' 19, or 1000
+            for a classifier.
+        schedule: see `ScheduleConf`; its optimiser is the training step's.
+        trainer: see `TrainerConf`; the schedule refers to it.
+        size: (height, width) of the images in pixels.
+        batch: images at a time.
+        device: auto, cpu or cuda.
+        precision: auto, 32-true, bf16-mixed or 16-mixed.
+        compile: run the networks through `torch.compile`.
+        seconds: that each timing goes on, at the least.
+        format: table or json.
+        seed: of the data, which may refer to it.
+    """
+
+    model: ModelConf = field(default_factory=ModelConf)
+    data: Any = None
+    schedule: ScheduleConf = field(default_factory=ScheduleConf)
+    trainer: TrainerConf = field(default_factory=TrainerConf)
+    size: Any = MISSING
+    batch: int = 1
+    device: str = "auto"
+    precision: str = "auto"
+    compile: bool = False
+    seconds: float = 20.0
+    format: str = "table"
+    seed: int = 0
+
+
+@dataclass
+class BenchmarkLoaderConf:
+    """Top level of `conf/benchmark_loader.yaml`.
+
+    Attributes:
+        model: see `ModelConf`; its targets are made.
+        data: the LightningDataModule that is measured.
+        batch_size: training images per batch.
+        images_per_second: training speed that is to be fed, of all devices; null shows some.
+        devices: of this machine.
+        seconds: that each measurement takes at the least.
+        seed: of the data, which may refer to it.
+    """
+
+    model: ModelConf = field(default_factory=ModelConf)
+    data: Target = MISSING
+    batch_size: int = 4
+    images_per_second: float | None = None
+    devices: int = 1
+    seconds: float = 15.0
+    seed: int = 0
+
+
+def register_schemas() -> None:
+    """Makes the typed top levels known to Hydra, and the project's folder to `hydra.searchpath`."""
+    os.environ["AXIALSEG_ROOT"] = str(conf_dir().parent)
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConf)
+    store.store(name="evaluate_schema", node=EvaluateConf)
+    store.store(name="convert_schema", node=ConvertConf)
+    store.store(name="attention_schema", node=AttentionConf)
+    store.store(name="complexity_schema", node=ComplexityConf)
+    store.store(name="memory_schema", node=MemoryConf)
+    store.store(name="check_data_schema", node=CheckDataConf)
+    store.store(name="benchmark_loader_schema", node=BenchmarkLoaderConf)
+    store.store(name="benchmark_schema", node=BenchmarkConf)

@@ -1,0 +1,356 @@
+"""Checks data in COCO's panoptic format: the JSON table, the images and the id PNGs."""
+
+from collections.abc import Collection, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from axialseg.datasets.image_file import read_rgb
+from axialseg.datasets.inspection.inspector import (
+    Finding,
+    ImageInspection,
+    Pixels,
+    compare_names,
+    content_findings,
+    inspect_photograph,
+    known_segments,
+    measure,
+    no_truth,
+)
+from axialseg.datasets.sample import PanopticSample
+from axialseg.errors import UserError
+from axialseg.formats.coco_annotations import class_ids_of
+from axialseg.formats.id_png import ID_LIMIT, check_size, read_id_png
+from axialseg.formats.panoptic_table import PanopticTable
+from axialseg.panoptic.categories import Categories
+
+BOX_TOLERANCE = 1.0  # pixels; writers differ in whether a box includes its last row and column
+EXAMPLES = 3  # ids that a finding names
+
+
+class SegmentRows(NamedTuple):
+    """The rows of one image in a `PanopticTable`, and their classes; S segments.
+
+    Attributes:
+        ids: int32 ``[S]``.
+        category_ids: int64 ``[S]``.
+        class_ids: int64 ``[S]``; -1 where the category is unknown.
+        is_crowd: bool ``[S]``.
+        areas: float64 ``[S]``.
+        boxes: float32 ``[S, 4]``.
+    """
+
+    ids: NDArray[np.int32]
+    category_ids: NDArray[np.int64]
+    class_ids: NDArray[np.int64]
+    is_crowd: NDArray[np.bool_]
+    areas: NDArray[np.float64]
+    boxes: NDArray[np.float32]
+
+
+class CocoInspector:
+    """One split of a data set in COCO panoptic format."""
+
+    def __init__(
+        self,
+        table: PanopticTable,
+        image_folder: Path,
+        panoptic_folder: Path,
+        categories: Categories,
+        void_categories: Collection[int] = (),
+    ) -> None:
+        """Keeps the parts.
+
+        Args:
+            table: the JSON file.
+            image_folder: folder of the images.
+            panoptic_folder: folder of the id PNGs.
+            categories: the classes.
+            void_categories: official ids of categories whose segments count as void.
+        """
+        self.table = table
+        self.image_folder = image_folder
+        self.panoptic_folder = panoptic_folder
+        self.categories = categories
+        self.void_categories = void_categories
+
+    def __len__(self) -> int:
+        """Number of annotated images."""
+        return len(self.table.annotated_ids)
+
+    @cached_property
+    def _class_ids(self) -> NDArray[np.int64]:
+        return class_ids_of(self.table.category_ids, self.categories, self.void_categories)
+
+    def check_files(self) -> list[Finding]:
+        """Compares the names of both folders with the JSON file."""
+        table = self.table
+        is_listed = table.annotated >= 0
+        images = table.listed_files[table.annotated[is_listed]].tolist()
+        return [
+            *compare_names(
+                self.image_folder,
+                images,
+                table.listed_files.tolist(),
+                f"unpack the images into {self.image_folder}",
+                table.path,
+            ),
+            *compare_pngs(table, self.panoptic_folder),
+        ]
+
+    def check_tables(self) -> list[Finding]:
+        """Compares the lists of the JSON file with each other."""
+        return list(check_table(self.table))
+
+    def inspect(self, index: int) -> ImageInspection:
+        """Reads one image and its PNG, and compares them with the JSON file."""
+        table, place = self.table, int(self.table.annotated[index])
+        png = self.panoptic_folder / str(table.png_files[index])
+        if place < 0:
+            return no_truth(str(png), None, [], is_complete=False)
+        image = self.image_folder / str(table.listed_files[place])
+        rows = rows_of(table, self._class_ids, index)
+        listed_size = table.listed_sizes[place]
+        return inspect_annotated(image, png, rows, table.path, listed_size, self.categories)
+
+    def sample(self, index: int) -> PanopticSample:
+        """One image with the segments that are known, see `Inspector.sample`."""
+        table, place = self.table, int(self.table.annotated[index])
+        png = self.panoptic_folder / str(table.png_files[index])
+        # Of an image that is not listed, the folder, which can not be read.
+        image = self.image_folder / (str(table.listed_files[place]) if place >= 0 else "")
+        return annotated_sample(image, png, rows_of(table, self._class_ids, index), self.categories)
+
+
+def compare_pngs(table: PanopticTable, folder: Path) -> Iterator[Finding]:
+    """Compares the names of the id PNGs with the JSON file."""
+    cure = f"unpack the panoptic PNGs into {folder}"
+    return compare_names(folder, table.png_files.tolist(), [], cure, table.path)
+
+
+def rows_of(table: PanopticTable, class_ids: NDArray[np.int64], position: int) -> SegmentRows:
+    """The rows of annotated image `position`; `class_ids` int64 ``[T]`` are those of the table."""
+    part = slice(table.offsets[position], table.offsets[position + 1])
+    return SegmentRows(
+        table.segment_ids[part],
+        table.category_ids[part],
+        class_ids[part],
+        table.is_crowd[part],
+        table.areas[part],
+        table.boxes[part],
+    )
+
+
+def check_table(table: PanopticTable) -> Iterator[Finding]:
+    """What contradicts itself in a JSON file."""
+    path = str(table.path)
+    if not len(table.annotated_ids):
+        yield Finding(
+            "no annotation", True, path, f"{path} annotates no image; give the complete file."
+        )
+    for position in np.flatnonzero(table.annotated < 0).tolist():
+        yield Finding(
+            "image not listed",
+            True,
+            path,
+            f"{path} annotates the image {table.annotated_ids[position]} but does not list it; "
+            "take the file as it was published.",
+        )
+    for image_id in _repeated(table.annotated_ids):
+        yield Finding(
+            "image listed twice",
+            False,
+            path,
+            f"{path} annotates the image {image_id} more than once; it comes as often in training.",
+        )
+    for image_id in _repeated(table.listed_ids):
+        yield Finding(
+            "image listed twice", False, path, f"{path} lists the image {image_id} more than once."
+        )
+    is_annotated = np.zeros(len(table.listed_ids) + 1, bool)
+    is_annotated[table.annotated] = True  # the last entry takes those that are not listed
+    for place in np.flatnonzero(~is_annotated[:-1]).tolist():
+        yield Finding(
+            "image without annotation",
+            False,
+            str(table.listed_files[place]),
+            f"{path} lists {table.listed_files[place]} but does not annotate it; it is not used.",
+        )
+
+
+def inspect_annotated(
+    image: Path,
+    png: Path,
+    rows: SegmentRows,
+    table: Path,
+    listed_size: NDArray[np.int32],
+    categories: Categories,
+) -> ImageInspection:
+    """Reads an image and its id PNG, and compares them with the rows of a JSON file.
+
+    Args:
+        image: the image.
+        png: its id PNG.
+        rows: its segments.
+        table: the JSON file, for messages.
+        listed_size: height and width as the JSON file has them; 0 where it does not say.
+        categories: the classes.
+    """
+    size, findings = inspect_photograph(image)
+    findings += _check_rows(png, rows, table)
+    if size is not None and listed_size.all() and size != tuple(listed_size.tolist()):
+        findings.append(
+            Finding(
+                "size mismatch",
+                False,
+                str(image),
+                f"{image} is {size[1]} x {size[0]} pixels, but {table} says "
+                f"{listed_size[1]} x {listed_size[0]}; the image's own size is used.",
+            )
+        )
+    if not png.is_file():
+        return no_truth(str(image), size, findings, is_complete=False)
+    try:
+        ids = read_id_png(png)
+    except UserError as error:
+        findings.append(Finding("corrupt file", True, str(png), str(error)))
+        return no_truth(str(image), size, findings, is_complete=False)
+    try:
+        if size is not None:
+            check_size(png, ids, image.name, size)
+    except UserError as error:
+        findings.append(Finding("size mismatch", True, str(png), str(error)))
+
+    pixels = measure(ids)
+    places = np.searchsorted(pixels.values, rows.ids).clip(max=len(pixels.values) - 1)
+    is_drawn = pixels.values[places] == rows.ids
+    areas = np.where(is_drawn, pixels.areas[places], 0)
+    findings += _check_ids(png, rows, table, pixels, is_drawn)
+    findings += _check_measures(png, rows, table, areas, pixels.boxes[places], is_drawn)
+    is_known = (rows.class_ids >= 0) & (rows.class_ids != categories.ignore_class)
+    known = rows.class_ids[is_known], areas[is_known], rows.is_crowd[is_known]
+    findings += content_findings(str(image), *known, categories)
+    void = ids.size - int(known[1].sum())
+    is_complete = size is not None
+    return ImageInspection(str(image), size, True, is_complete, *known, void, tuple(findings))
+
+
+def annotated_sample(
+    image: Path, png: Path, rows: SegmentRows, categories: Categories
+) -> PanopticSample:
+    """An image with those segments of its PNG that have a row of a known class.
+
+    Raises:
+        UserError: a file is missing or damaged, or their sizes differ.
+    """
+    pixels, ids = read_rgb(image), read_id_png(png)
+    check_size(png, ids, image.name, pixels.shape[:2])
+    segments = known_segments(ids, rows.ids, rows.class_ids, rows.is_crowd, categories)
+    return PanopticSample(pixels, segments, image.stem, str(image))
+
+
+def _check_rows(png: Path, rows: SegmentRows, table: Path) -> Iterator[Finding]:
+    """Rows that the reader refuses."""
+    unknown = np.unique(rows.category_ids[rows.class_ids < 0]).tolist()
+    if unknown:
+        yield Finding(
+            "unknown category",
+            True,
+            str(png),
+            f"{table} has {_some(unknown, 'the category id')} for {png.name}, none of the data "
+            "set's classes; give the data set that this file belongs to.",
+        )
+    wrong = rows.ids[(rows.ids <= 0) | (rows.ids >= ID_LIMIT)].tolist()
+    if wrong:
+        yield Finding(
+            "id out of range",
+            True,
+            str(png),
+            f"{table} has {_some(wrong, 'the id')} for {png.name}; give it one from 1 to "
+            f"{ID_LIMIT - 1} (0 is void).",
+        )
+    repeated = _repeated(rows.ids)
+    if repeated:
+        yield Finding(
+            "id listed twice",
+            True,
+            str(png),
+            f"{table} lists {_some(repeated, 'the id')} more than once for {png.name}; give each "
+            "segment of an image an id of its own.",
+        )
+
+
+def _check_ids(
+    png: Path, rows: SegmentRows, table: Path, pixels: Pixels, is_drawn: NDArray[np.bool_]
+) -> Iterator[Finding]:
+    """Ids of the PNG alone, and of the JSON file alone."""
+    unlisted = np.setdiff1d(pixels.values, np.append(rows.ids, 0)).tolist()
+    if unlisted:
+        count = int(pixels.areas[np.isin(pixels.values, unlisted)].sum())
+        yield Finding(
+            "id not in JSON",
+            True,
+            str(png),
+            f"{png} has {_some(unlisted, 'the id')} on {count} pixels, which {table} does not list "
+            "for this image; take the JSON and the PNGs from the same release.",
+        )
+    absent = rows.ids[~is_drawn].tolist()
+    if absent:
+        yield Finding(
+            "segment without pixels",
+            False,
+            str(png),
+            f"{png} lacks {_some(absent, 'the id')}, which {table} lists for this image.",
+        )
+
+
+def _check_measures(
+    png: Path,
+    rows: SegmentRows,
+    table: Path,
+    areas: NDArray[np.int64],
+    boxes: NDArray[np.int64],
+    is_drawn: NDArray[np.bool_],
+) -> Iterator[Finding]:
+    """`area` and `bbox`, where the JSON file has them and the PNG has pixels."""
+    wrong = np.flatnonzero(is_drawn & (np.abs(rows.areas - areas) > 0.5))
+    if wrong.size:
+        first = wrong[0]
+        yield Finding(
+            "wrong area",
+            False,
+            str(png),
+            f"{table} has a wrong area for {_count(wrong.size)} of {png.name}: the id "
+            f"{rows.ids[first]} has {areas[first]} pixels, not {rows.areas[first]:g}.",
+        )
+    wrong = np.flatnonzero(is_drawn & (np.abs(rows.boxes - boxes) > BOX_TOLERANCE).any(1))
+    if wrong.size:
+        first = wrong[0]
+        listed = ", ".join(f"{side:g}" for side in rows.boxes[first].tolist())
+        yield Finding(
+            "wrong bbox",
+            False,
+            str(png),
+            f"{table} has a wrong bbox for {_count(wrong.size)} of {png.name}: the id "
+            f"{rows.ids[first]} has {boxes[first].tolist()}, not [{listed}].",
+        )
+
+
+def _repeated(values: NDArray[np.generic]) -> list[int | str]:
+    """Values that come more than once, each one time."""
+    unique, counts = np.unique(values, return_counts=True)
+    return unique[counts > 1].tolist()
+
+
+def _some(numbers: list[int | str], name: str) -> str:
+    """The first few of some ids in words."""
+    shown = ", ".join(str(number) for number in numbers[:EXAMPLES])
+    more = f" and {len(numbers) - EXAMPLES} more" if len(numbers) > EXAMPLES else ""
+    return f"{name}{'s' * (len(numbers) > 1)} {shown}{more}"
+
+
+def _count(segments: int) -> str:
+    return f"{segments} segment{'s' * (segments > 1)}"

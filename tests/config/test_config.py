@@ -1,0 +1,314 @@
+"""The groups compose in the documented order, and every mistake is answered by its sentence."""
+
+import dataclasses
+import inspect
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from axialseg.commands import evaluate, train
+from axialseg.config.schema import TrainerConf, conf_dir, register_schemas
+
+Refusal = Callable[[Callable[[], None], list[str]], str]
+
+ROOT = Path(__file__).resolve().parents[2]
+CPU_SECONDS = 2.0
+
+
+def composed(*overrides: str) -> DictConfig:
+    register_schemas()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("train", list(overrides))
+
+
+def choices(group: str) -> list[str]:
+    folder = ROOT / group if group == "experiments" else conf_dir() / group
+    files = folder.rglob("*.yaml") if group == "experiments" else folder.glob("*.yaml")
+    return sorted(str(file.relative_to(folder).with_suffix("")) for file in files)
+
+
+ALL_CHOICES = [
+    f"{group}={choice}"
+    for group in ("model", "data", "schedule", "hardware", "logger", "callbacks", "experiments")
+    for choice in choices(group)
+    if (group, choice) != ("schedule", "deeplab")  # what the recipes share; no recipe itself
+]
+
+
+CLASSIFICATION_DATA = ("data=imagenet", "data=patterns")
+
+
+@pytest.mark.parametrize("choice", ALL_CHOICES)
+def test_each_choice_composes_and_is_right(choice: str) -> None:
+    extra = ["schedule=coco"] if choice.startswith("data=") else []
+    extra += ["model=axial_resnet_tiny"] if choice in CLASSIFICATION_DATA else []
+    extra += ["data=patterns"] if choice.startswith("model=axial_resnet_") else []
+    extra += ["data.root=somewhere"] if choice == "data=coco_format" else []
+    extra += ["callbacks=default"] if choice == "callbacks=evaluation" else []
+    train.check_training(composed(choice, *extra))
+
+
+@pytest.mark.parametrize("backbone", choices("model/backbone"))
+def test_each_backbone_composes(backbone: str) -> None:
+    train.check_training(composed(f"model/backbone={backbone}"))
+
+
+@pytest.mark.parametrize("stem", choices("model/stem"))
+def test_each_stem_composes(stem: str) -> None:
+    stem = f"model/stem@model.backbone.stem={stem}"
+    train.check_training(composed("model=axial_deeplab_s", stem))
+    cfg = composed("model=axial_resnet_50_s", "data=imagenet", stem)
+    train.check_training(cfg)
+    assert set(cfg.model.backbone.stem) >= {"_target_", "channels"}
+
+
+def test_imagenet_command_composes() -> None:
+    cfg = composed("model=axial_resnet_50_s", "data=imagenet", "trainer.devices=8")
+    train.check_training(cfg)
+    assert (cfg.model.objective, cfg.model.loss.label_smoothing) == ("top1", 0.1)
+    assert (cfg.schedule.batch_size, cfg.schedule.optimizer.nesterov) == (1024, True)
+    assert list(cfg.data.crop_size) == list(cfg.data.eval_size) == [224, 224]
+    for name in ("evaluation", "images"):
+        assert "Classification" in cfg.callbacks[name]._target_
+
+
+def test_documented_command_composes() -> None:
+    cfg = composed("model=axial_deeplab_l", "data=coco", "trainer.devices=8")
+    train.check_training(cfg)
+    assert cfg.model.name == "axial_deeplab_l"
+    assert cfg.trainer.devices == 8
+    assert "coco" in cfg.data.root
+
+
+def test_schedule_follows_the_data() -> None:
+    shapes, coco = composed("data=shapes"), composed("data=coco")
+    assert shapes.schedule.batch_size != coco.schedule.batch_size
+    assert shapes.trainer.max_steps != coco.trainer.max_steps
+    chosen = composed("data=coco", "schedule=shapes")
+    assert chosen.schedule == shapes.schedule
+    assert chosen.trainer.max_steps == shapes.trainer.max_steps
+
+
+def test_command_line_beats_experiment_beats_groups(project: Path) -> None:
+    (project / "experiments/coco").mkdir(exist_ok=True)
+    (project / "experiments/coco/mine.yaml").write_text(
+        "# @package _global_\n"
+        "defaults:\n"
+        "  - override /data: coco\n"
+        "  - override /model: axial_deeplab_s\n"
+        "seed: 7\n"
+        "schedule: {lr: 0.5}\n"
+        "trainer: {max_steps: 11}\n"
+    )
+    from axialseg.config import schema
+
+    schema.register_schemas()
+    with initialize_config_dir(str(project / "conf"), version_base="1.3"):
+        groups = compose("train", ["data=coco", "model=axial_deeplab_s"])
+        file = compose("train", ["experiments=coco/mine"])
+        line = compose("train", ["experiments=coco/mine", "trainer.max_steps=12", "seed=3"])
+        schedule = compose("train", ["experiments=coco/mine", "schedule=shapes"])
+    assert file.model == groups.model
+    assert file.schedule.batch_size == groups.schedule.batch_size  # data's recipe, by the override
+    assert (file.seed, file.schedule.lr, file.trainer.max_steps) == (7, 0.5, 11)
+    assert (line.seed, line.schedule.lr, line.trainer.max_steps) == (3, 0.5, 12)
+    assert schedule.schedule.lr == 0.5
+    assert schedule.schedule.batch_size != file.schedule.batch_size
+
+
+def test_slurm_job_is_one_folder_for_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"JOB_ID": "77", "NNODES": "2", "NTASKS_PER_NODE": "4"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    register_schemas()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("train", ["hardware=slurm"], return_hydra_config=True)
+    assert (cfg.trainer.devices, cfg.trainer.num_nodes) == (4, 2)
+    assert cfg.hydra.run.dir == "outputs/slurm_77"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [([], "give hydra.run.dir=<folder>"), (["-m", "seed=1,2"], "a sweep of its own")],
+)
+def test_started_ranks_must_be_one_job(
+    arguments: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert sentence in refusal(train.main, arguments)
+
+
+def test_config_dir_adds_choices(tmp_path: Path, refusal: Refusal) -> None:
+    (tmp_path / "more/experiments").mkdir(parents=True)
+    file = tmp_path / "more/experiments/theirs.yaml"
+    file.write_text("# @package _global_\ntrainer: {device: 8}\n")
+    arguments = ["--config-dir", str(tmp_path / "more"), "experiments=theirs"]
+    assert "experiments/theirs.yaml: trainer.device " in refusal(train.main, arguments)
+
+
+def test_trainer_names_are_lightnings() -> None:
+    import lightning.pytorch as pl
+
+    ours = {field.name for field in dataclasses.fields(TrainerConf)}
+    assert ours <= set(inspect.signature(pl.Trainer).parameters)
+
+
+EXPERIMENTS = {
+    "bad_trainer": "trainer: {device: 8}",
+    "bad_model": "model: {bakbone: 8}",
+    "bad_net": "model: {net: {semantic_decoder: {chanels: 8}}}",
+    "bad_transform": "data: {train_transform: {min_scal: 0.5}}",
+    "bad_optimizer": "schedule: {optimizer: {beta: [0.9, 0.99]}}",
+    "bad_top": "trainr: {max_steps: 8}",
+    "bad_group": "defaults:\n  - override /modle: axial_deeplab_s",
+    "bad_choice": "defaults:\n  - override /model: axial_deeplab_x",
+    "bad_yaml": "trainer: [1\nb: }",
+    "bad_target": "model: {loss: {_target_: axialseg.losses.panoptic_deeplab_loss.Los}}",
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wrong", "right"),
+    [
+        ("trainer.device=8", "trainer.device ", "trainer.devices"),
+        ("model.bakbone=x", "model.bakbone ", "model.backbone"),
+        ("modle=x", "modle ", "model"),
+        ("model.backbone.stage_block=[1]", "stage_block ", "model.backbone.stage_blocks"),
+        ("+model.backbone.stage_block=[1]", "stage_block ", "model.backbone.stage_blocks"),
+        ("+model.backbone.extra=3", "model.backbone.extra ", "stage_blocks"),
+        ("model.backbone.output_stride=abc", "model.backbone.output_stride=abc", "int"),
+        ("trainer.max_steps=abc", "trainer.max_steps", "Integer"),
+        ("trainer.max_steps=0", "trainer.max_steps=0", "1 or more"),
+        ("schedule.lr=fast", "schedule.lr", "Float"),
+        ("data=cocoo", "data=cocoo", "data=coco?"),
+        ("~model", "model.name", "model.name=<value>"),
+        ("model=axial_deeplab", "model=axial_deeplab ", "axial_deeplab_tiny"),
+        ("model/backbone=nope", "model/backbone=nope", "axial_resnet_tiny"),
+        ("experiments=coco/nope", "experiments=coco/nope", "none"),
+        ("experiments=mine/goood", "experiments=mine/goood", "experiments=mine/good?"),
+        ("+experiments=mine/good", "experiments", "without a +"),
+        ("trainer.max_steps={", "trainer.max_steps={", "key=value"),
+        ("trainer.max_steps", "trainer.max_steps", "key=value"),
+        ("trainer.max_steps=1,2", "trainer.max_steps=1,2", "-m"),
+        ("data.root=${nope}", "data.root=${nope}", "nope"),
+        ("callbacks.evaluatio=null", "callbacks.evaluatio ", "callbacks.evaluation"),
+        ("+callbacks.evaluatio.count=3", "callbacks.evaluatio ", "evaluation"),
+        ("callbacks.progress.every=3", "callbacks.progress.every ", "every_n_steps"),
+        ("hydra.run.dirr=x", "hydra.run.dirr", "hydra.run.dir"),
+        ("--config-name trian", "trian", "train"),
+        ("-m trainer.device=1,2", "trainer.device ", "trainer.devices"),
+        ("-m data=coco,cocoo", "data=cocoo", "data=coco"),
+        ("-m trainer.max_steps=1,abc", "abc", "trainer.max_steps"),
+        ("-m seed=1,2 +model.backbone.extra=3,4", "model.backbone.extra", "stage_blocks"),
+        ("-m experiments=glob(x*)", "experiments=glob(x*)", "none"),
+        ("experiments=bad_trainer", "experiments/bad_trainer.yaml: trainer.device ", "devices"),
+        ("experiments=bad_model", "experiments/bad_model.yaml: model.bakbone ", "backbone"),
+        ("experiments=bad_net", "model.net.semantic_decoder.chanels ", "semantic_decoder.channels"),
+        ("experiments=bad_transform", "train_transform.min_scal ", "train_transform.min_scale"),
+        ("experiments=bad_optimizer", "schedule.optimizer.beta ", "schedule.optimizer.betas"),
+        ("experiments=bad_top", "experiments/bad_top.yaml: trainr ", "trainer"),
+        ("experiments=bad_group", "experiments/bad_group.yaml: modle ", "model"),
+        ("experiments=bad_choice", "model=axial_deeplab_x ", "axial_deeplab_xl"),
+        ("experiments=bad_yaml", "bad_yaml.yaml", "YAML"),
+        ("experiments=bad_target", "model.loss._target_", "PanopticDeepLabLoss"),
+    ],
+)
+def test_wrong_training_config_is_refused(
+    arguments: str, wrong: str, right: str, project: Path, refusal: Refusal
+) -> None:
+    for name, text in EXPERIMENTS.items():
+        (project / f"experiments/{name}.yaml").write_text(f"# @package _global_\n{text}\n")
+    (project / "experiments/mine").mkdir()
+    (project / "experiments/mine/good.yaml").write_text("# @package _global_\nseed: 1\n")
+    message = refusal(train.main, arguments.split())
+    assert wrong in message
+    assert right in message
+
+
+def test_unknown_experiment_lists_all_there_are(project: Path, refusal: Refusal) -> None:
+    for name in ("coco/one", "coco/deep/two", "cityscapes/three"):
+        file = project / f"experiments/{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("# @package _global_\n")
+    message = refusal(train.main, ["experiments=coco/nope"])
+    for name in ("coco/one", "coco/deep/two", "cityscapes/three", "none"):
+        assert name in message
+
+
+def test_argument_that_the_config_leaves_out_can_be_added(refusal: Refusal) -> None:
+    key = "logger.csv.write_every"
+    assert f"add it as +{key}=" in refusal(train.main, [f"{key}=3"])
+    train.check_training(composed(f"+{key}=3"))
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    from omegaconf import OmegaConf
+
+    folder = tmp_path / "run"
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / "checkpoints").mkdir()
+    OmegaConf.save(composed("seed=5"), folder / ".hydra/config.yaml")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wrong", "right"),
+    [
+        ("", "what to evaluate", "run=<folder"),
+        ("run=nowhere", "run=nowhere", ".hydra/config.yaml"),
+        ("ckpt=nowhere.ckpt", "nowhere.ckpt", "model=... and data=..."),
+        ("run=RUN trainer.device=8", "trainer.device ", "trainer.devices"),
+        ("run=RUN model.postprocess.threshold=8", "postprocess.threshold ", "center_threshold"),
+        ("run=RUN outptu=x", "outptu ", "output"),
+        ("run=RUN data=cocoo", "data=cocoo", "data=coco?"),
+        ("run=RUN experiments=coco/nope", "experiments=coco/nope", "none"),
+        ("run=RUN hardware=gpu9", "hardware=gpu9", "hardware=gpu8?"),
+        ("run=RUN resume=x", "resume ", "there are"),
+    ],
+)
+def test_wrong_evaluation_config_is_refused(
+    arguments: str, wrong: str, right: str, run_folder: Path, refusal: Refusal
+) -> None:
+    message = refusal(evaluate.main, arguments.replace("RUN", str(run_folder)).split())
+    assert wrong in message
+    assert right in message
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train.py", "trainer.device=8"],
+        ["train.py", "experiments=coco/nope"],
+        ["train.py", "+model.backbone.extra=3"],
+        ["train.py", "-m", "data=coco,cocoo"],
+        ["evaluate.py", "run=nowhere"],
+    ],
+)
+def test_refused_in_two_seconds_and_before_torch(command: list[str], tmp_path: Path) -> None:
+    script = (
+        "import atexit, resource, runpy, sys\n"
+        "def report():\n"
+        "    used = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "    print('torch' in sys.modules, used.ru_utime + used.ru_stime)\n"
+        "atexit.register(report)\n"
+        f"sys.argv = {command}\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        f"runpy.run_path({str(ROOT / command[0])!r}, run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True
+    )
+    imported_torch, seconds = done.stdout.split()
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert imported_torch == "False"
+    assert float(seconds) < CPU_SECONDS
+    assert os.listdir(tmp_path) == []
