@@ -14,7 +14,7 @@ evaluate: setup
 	$(VENV)/bin/python evaluate.py $(ARGS)
 
 test: setup
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest -n auto --dist worksteal $(ARGS)
 
 # Every benchmark in its short version, beside the peers if they can be installed: 15 minutes.
 bench: setup
