@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from axialseg.datasets.image_classes import ImageClasses
+from axialseg.errors import UserError
 from axialseg.loggers.lightning_messages import quiet_lightning
 from axialseg.machine.hardware import Hardware, batch_size_per_rank
 from axialseg.panoptic.categories import Categories
@@ -26,11 +27,18 @@ Classes = Categories | ImageClasses
 
 
 def build(node: DictConfig, **arguments: Any) -> Any:
-    """Builds a `_target_` node; what YAML can not hold is given as arguments.
+    """Builds a `_target_` node; what YAML cannot hold is given as arguments.
 
     They are handed over in a call of its own: `instantiate` would merge them into the config, which
     copies networks and turns dataclasses into config nodes. Lists and dicts arrive as plain ones.
+
+    Raises:
+        UserError: the node has a key that an argument would override.
     """
+    for name in set(node) & set(arguments):
+        raise UserError(
+            f"{node._get_full_key(name)} cannot be set, because the program sets it; leave it out"
+        )
     return instantiate(node, _partial_=True, _convert_="all")(**arguments)
 
 

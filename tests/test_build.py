@@ -17,8 +17,11 @@ from axialseg.build import (
     build_trainer,
     build_training_data,
 )
+from axialseg.config.check import FILLED_IN
 from axialseg.config.schema import conf_dir, register_schemas
+from axialseg.datasets.image_classes import ImageClasses
 from axialseg.datasets.targets import PanopticDeepLabTargets
+from axialseg.errors import UserError
 from axialseg.machine.hardware import Hardware
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.coco_classes import COCO
@@ -62,6 +65,36 @@ def test_arguments_arrive_as_they_are() -> None:
     assert type(keeper.sizes) is list
     assert keeper.categories is COCO
     assert keeper.net is net
+
+
+def test_key_that_an_argument_would_override_is_refused() -> None:
+    cfg = OmegaConf.create({"model": {"net": {"_target_": "torch.nn.Identity", "sizes": 3}}})
+    with pytest.raises(UserError, match=r"model\.net\.sizes cannot be set"):
+        build(cfg.model.net, sizes=4)
+
+
+@pytest.mark.parametrize(
+    "model", ["model=axial_deeplab_tiny", "model=max_deeplab_tiny", "model=axial_resnet_tiny"]
+)
+def test_check_knows_what_is_filled_in(
+    model: str, composed: Any, tiny_run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, set[str]] = {}
+
+    def recorded(node: DictConfig, **arguments: Any) -> Any:
+        given[node._get_full_key("")] = set(arguments)
+        return build(node, **arguments)
+
+    monkeypatch.setattr("axialseg.build.build", recorded)
+    lines = [line for line in tiny_run if not line.startswith("model")]
+    data = ["data=patterns", "schedule=patterns"] if "resnet" in model else lines
+    cfg = composed(*data, model)
+    classes = ImageClasses(("a",), ("a",)) if "resnet" in model else COCO
+    build_training_data(cfg, world_size=1)
+    build_task(cfg, classes)
+    assert len(given) >= 5
+    for path, names in given.items():
+        assert names <= set(FILLED_IN.get(path, ())), path
 
 
 def test_net_follows_the_classes(composed: Any) -> None:

@@ -34,7 +34,7 @@ ALLOWED = {
         "visualization",
     },
     "launch": {"config", "errors", "loggers", "machine"},
-    "build": {"datasets", "loggers", "machine", "panoptic"},
+    "build": {"datasets", "errors", "loggers", "machine", "panoptic"},
     "costs": {
         *("backbones", "build", "datasets", "decoders", "inference", "layers", "machine"),
         *("models", "panoptic", "tasks"),

@@ -21,6 +21,26 @@ SIMPLE_TYPES: dict[str, tuple[type, ...]] = {
     "float": (int, float),
     "bool": (bool,),
 }
+_CLASSES = dict.fromkeys(
+    (
+        *("categories", "classes", "semantic_channels", "class_channels", "ignore_class"),
+        *("thing_ids", "stuff_ids"),
+    ),
+    "the classes of the data",
+)
+# Node -> what `axialseg/build.py` gives its constructor, and where that comes from.
+FILLED_IN = {
+    "data": {"batch_size": "schedule.batch_size", "targets": "model.targets"},
+    "model.net": {"backbone": "model.backbone", **_CLASSES},
+    "model.loss": _CLASSES,
+    "model.postprocess": _CLASSES,
+    "model.task": {
+        **{name: f"model.{name}" for name in ("net", "loss", "postprocess")},
+        **{name: f"schedule.{name}" for name in ("optimizer", "parameter_groups", "curve")},
+        "seed": "seed",
+        "config": "the whole config",
+    },
+}
 
 
 def nearest(name: str, choices: Iterable[str], prefix: str = "") -> str:
@@ -40,10 +60,17 @@ def check_config(cfg: DictConfig) -> None:
 
     Raises:
         UserError: a `_target_` that does not exist, a key that its constructor does not take, a
-            value of the wrong simple type, a missing value, a dangling interpolation, or a member
-            of `callbacks` or `logger` that is no object.
+            value of the wrong simple type, a missing value, a dangling interpolation, a value
+            that follows from others (`FILLED_IN`), or a member of `callbacks` or `logger` that is
+            no object.
     """
     _check_node(cfg, "")
+    for path, sources in FILLED_IN.items():
+        node = OmegaConf.select(cfg, path)
+        for name in set(node or ()) & set(sources):
+            raise UserError(
+                f"{path}.{name} cannot be set, because it follows from {sources[name]}; leave it out"
+            )
     for group in ("callbacks", "logger"):
         members = cfg.get(group) or {}
         for name, member in members.items():
