@@ -41,6 +41,12 @@ from axialseg.machine.hardware import started_ranks
 Job = Callable[[DictConfig], float | None]
 Check = Callable[[DictConfig], None]
 
+# Hydra's message where another package's constructor raises; it leaves out the dot of list members.
+REFUSED_VALUE = re.compile(
+    r"Error in call to target '(?!axialseg\.)(?P<target>[\w.]+)':"
+    r".*full_key: (?P<key>.*?)\.?(?P<number>\d*)$",
+    re.DOTALL,
+)
 SWEEP_CHECKS = 32  # compositions that checking a sweep may take
 
 
@@ -182,6 +188,12 @@ def user_mistake(error: BaseException) -> str | None:
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, HydraException) and not isinstance(error, InstantiationException):
         return _translate(error, conf_dir(), [])
+    refused = REFUSED_VALUE.match(str(error))
+    if refused and isinstance(error.__cause__, ValueError):
+        lines = map(str.strip, str(error.__cause__).splitlines())
+        reason = " ".join(line for line in lines if not line.startswith("For further information"))
+        key = ".".join(filter(None, refused.group("key", "number")))
+        return f"{key} is refused by {refused['target']}: {reason}"
     return None
 
 

@@ -85,11 +85,18 @@ def module_file(module: str) -> Path | None:
     raise UnknownTarget(f"there is no module {module!r}")
 
 
-def definitions(module: str) -> list[str]:
-    """Names of the classes and functions that a module defines itself."""
+def definitions(module: str, hops: int = MAX_HOPS) -> list[str]:
+    """Names of the classes and functions that a module defines, or takes from others by a star."""
     file = module_file(module)
-    nodes = [] if file is None else _statements(file)
-    return [node.name for node in nodes if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    if file is None or hops == 0:
+        return []
+    names = []
+    for node in _statements(file):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names.append(node.name)
+        elif isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+            names += definitions(_absolute(node, module, file), hops - 1)
+    return names
 
 
 def _split(target: str) -> tuple[str, list[str]]:
@@ -129,6 +136,7 @@ def _find(module: str, name: str, hops: int) -> tuple[str, ast.ClassDef | ast.Fu
     if file is None or hops == 0:
         return None
     dynamic = False
+    starred: list[str] = []
     for node in reversed(_statements(file)):
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             if node.name == name:
@@ -139,10 +147,15 @@ def _find(module: str, name: str, hops: int) -> tuple[str, ast.ClassDef | ast.Fu
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
                     return _find(origin, alias.name, hops - 1)
-            dynamic |= node.names[0].name == "*"
+            starred += [origin] * (node.names[0].name == "*")
         elif isinstance(node, ast.Assign | ast.AnnAssign | ast.Import):
             names = [getattr(target, "id", "") for target in getattr(node, "targets", [])]
             dynamic |= name in names
+    for origin in starred:
+        try:
+            return _find(origin, name, hops - 1)
+        except UnknownTarget:
+            continue
     if dynamic:
         return None
     raise UnknownTarget(f"{module} has no {name!r}")

@@ -99,6 +99,8 @@ class ClassificationDataModule(ImageDataModule):
                     f"the training and validation images in {self.root} have different classes; "
                     "give both the same."
                 )
+            if self.train_transform.augmentation is not None:
+                self.train_transform.augmentation.check(train_dataset.read(0).image)
             self.train_dataset = train_dataset
 
     def train_dataloader(self) -> DataLoader:
@@ -126,9 +128,9 @@ class TrainingImages(Dataset):
         """One sample of a batch; the user's mistakes are returned, see `UserErrorLoader`."""
         try:
             sample = self.dataset.read(key.item)
+            crop = self.transform(sample.image, np.random.default_rng([self.seed, key.position]))
         except UserError as error:
             return error
-        crop = self.transform(sample.image, np.random.default_rng([self.seed, key.position]))
         return {
             "image": np.ascontiguousarray(crop.transpose(2, 0, 1)),
             "label": sample.label,

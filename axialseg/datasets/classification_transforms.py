@@ -7,19 +7,21 @@ which averages over all pixels that a smaller image leaves out, as the field's p
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
+from axialseg.datasets.augmentation import Augmentation
 from axialseg.datasets.transforms import ColorTransform
 
 TRIES = 10  # windows that are drawn until one lies inside the image
 
 
 class RandomResizedCrop:
-    """Random window -> the size of the batch -> random flip -> colour."""
+    """[transforms] -> random window -> the size of the batch -> random flip -> colour."""
 
     def __init__(
         self,
@@ -30,6 +32,7 @@ class RandomResizedCrop:
         max_ratio: float = 4 / 3,
         flip_probability: float = 0.5,
         color: ColorTransform | None = None,
+        transforms: Sequence[Any] = (),
     ) -> None:
         """Keeps the settings.
 
@@ -41,15 +44,19 @@ class RandomResizedCrop:
             max_ratio: largest; the logarithms in between are equally likely.
             flip_probability: rate of left-right flips.
             color: draws a change of colours; None changes none.
+            transforms: of albumentations, for the image as it is stored, see `Augmentation`.
         """
         self.height, self.width = crop_size
         self.areas = min_area, max_area
         self.log_ratios = math.log(min_ratio), math.log(max_ratio)
         self.flip_probability = flip_probability
         self.color = color
+        self.augmentation = Augmentation(transforms) if transforms else None
 
     def __call__(self, image: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
         """Draws a crop uint8 ``[h, w, 3]`` of ``[H, W, 3]``; all chance comes from `rng`."""
+        if self.augmentation is not None:
+            image, _ = self.augmentation(image, np.zeros(image.shape[:2], np.int32), rng)
         top, left, height, width = self.window(image.shape[0], image.shape[1], rng)
         window = Image.fromarray(image[top : top + height, left : left + width])
         crop = np.asarray(window.resize((self.width, self.height), Image.Resampling.BILINEAR))

@@ -127,6 +127,8 @@ class PanopticDataModule(ImageDataModule):
             if isinstance(dataset, Inspectable):
                 refuse_first_error(dataset.inspector().check_files())
         for dataset in datasets:
+            if self.train_transform.augmentation is not None:
+                self.train_transform.augmentation.check(dataset.read(0).image)
             items = self._training_items(dataset)
             keys = CounterSampler(len(dataset), self.seed)
             for key in islice(keys, min(self.batch_size, FIRST_IMAGES)):
@@ -218,7 +220,10 @@ class TrainingItems(Dataset):
             return UserError(
                 f"{sample.file_name} has no ground truth; give another split as data.train_dataset."
             )
-        crop = self.transform(sample, np.random.default_rng([self.seed, key.position]))
+        try:
+            crop = self.transform(sample, np.random.default_rng([self.seed, key.position]))
+        except UserError as error:
+            return UserError(f"{sample.file_name}: {error}")
         return {
             "image": _channels_first(crop.image),
             "valid": crop.valid,

@@ -1,4 +1,4 @@
-"""Scale, crop, pad, flip and colour: from a sample to what fits in a batch.
+"""Augment, scale, colour, crop, pad and flip: from a sample to what fits in a batch.
 
 Source: deeplab2 data/preprocessing (`input_preprocessing.py`, `preprocess_utils.py`). Differences:
 the random window is chosen first and only it is sampled, once, straight from the original image
@@ -6,16 +6,20 @@ the random window is chosen first and only it is sampled, once, straight from th
 off; padding is 127 with a mask of valid pixels, for the model sets padding to exactly 0 anyway.
 Colours are changed as if on the whole scaled image: where a change needs more than the window, as
 much more is sampled, up to the whole.
+
+Transforms of albumentations come first, on the image as it is stored: a rotation then finds the
+pixels around the later crop, a size may change, and lengths in pixels mean the same at any scale.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from axialseg.datasets.augmentation import OUTSIDE, Augmentation
 from axialseg.datasets.resampling import (
     ScaledImage,
     resample_ids,
@@ -101,7 +105,7 @@ def range_size(height: int, width: int, shorter: int, longer: int) -> tuple[int,
 
 
 class TrainTransform:
-    """[resize to range] -> random scale -> colour -> random pad or crop -> random flip."""
+    """[transforms] -> [resize to range] -> random scale -> colour -> pad or crop -> flip."""
 
     def __init__(
         self,
@@ -112,6 +116,7 @@ class TrainTransform:
         resize_range: Sequence[int] | None = None,
         flip_probability: float = 0.5,
         color: ColorTransform | None = None,
+        transforms: Sequence[Any] = (),
     ) -> None:
         """Keeps the settings.
 
@@ -124,17 +129,22 @@ class TrainTransform:
                 starts from the original size.
             flip_probability: rate of left-right flips.
             color: draws a change of colours for the scaled image; None changes none.
+            transforms: of albumentations, for the image as it is stored, see `Augmentation`.
         """
         self.height, self.width = crop_size
         self.scales = scale_candidates(min_scale, max_scale, scale_step)
         self.resize_range = None if resize_range is None else tuple(resize_range)
         self.flip_probability = flip_probability
         self.color = color
+        self.augmentation = Augmentation(transforms) if transforms else None
 
     def __call__(self, sample: PanopticSample, rng: Generator) -> TrainingCrop:
         """Draws one crop of a sample that has ground truth; all chance comes from `rng`."""
         assert sample.segments is not None
-        source_height, source_width = sample.image.shape[:2]
+        source, source_ids = sample.image, sample.segments.id_map
+        if self.augmentation is not None:
+            source, source_ids = self.augmentation(source, source_ids, rng)
+        source_height, source_width = source_ids.shape
         size = source_height, source_width
         if self.resize_range is not None:
             size = range_size(*size, *self.resize_range)
@@ -145,7 +155,7 @@ class TrainTransform:
         is_flipped = rng.random() < self.flip_probability
         color = None if self.color is None else self.color(rng)
 
-        scaled = ScaledImage(sample.image, (height, width))
+        scaled = ScaledImage(source, (height, width))
         rows = slice(row_start, row_start + window_height)
         columns = slice(column_start, column_start + window_width)
         window = (
@@ -154,7 +164,7 @@ class TrainTransform:
             else _colored(scaled, rows, columns, color)
         )
         ids = resample_ids(
-            sample.segments.id_map,
+            source_ids,
             source_positions(source_height, height, row_start, window_height),
             source_positions(source_width, width, column_start, window_width),
         )
@@ -165,11 +175,14 @@ class TrainTransform:
             left = self.width - left - window_width
 
         if ids.shape == (self.height, self.width):
-            valid = np.ones(ids.shape, bool)
-            return TrainingCrop(window, valid, sample.segments._replace(id_map=ids))
-        image, valid = _pad(window, top, left, self.height, self.width)
-        id_map = np.zeros((self.height, self.width), np.int32)
-        id_map[top : top + window_height, left : left + window_width] = ids
+            image, valid, id_map = window, np.ones(ids.shape, bool), ids
+        else:
+            image, valid = _pad(window, top, left, self.height, self.width)
+            id_map = np.zeros((self.height, self.width), np.int32)
+            id_map[top : top + window_height, left : left + window_width] = ids
+        if self.augmentation is not None:
+            is_outside = id_map == OUTSIDE
+            image[is_outside], valid[is_outside], id_map[is_outside] = PAD_VALUE, False, 0
         return TrainingCrop(image, valid, sample.segments._replace(id_map=id_map))
 
 

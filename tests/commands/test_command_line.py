@@ -1,5 +1,6 @@
 import pytest
 from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from torch.utils.data import DataLoader, Dataset
 
 from axialseg.commands.command_line import user_mistake
@@ -40,6 +41,17 @@ def test_takes_the_sentence_out_of_a_workers_trace() -> None:
 def test_defects_are_no_mistakes() -> None:
     assert user_mistake(ValueError("a defect")) is None
     assert user_mistake(chained(InstantiationException("x"), TypeError("a defect"))) is None
+
+
+def test_values_that_another_package_refuses_are_mistakes() -> None:
+    config = {"data": {"list": [{"_target_": "albumentations.Affine", "rotate": "abc"}]}}
+    with pytest.raises(InstantiationException) as raised:
+        instantiate(config)
+    sentence = user_mistake(raised.value)
+    assert sentence is not None
+    assert sentence.startswith("data.list.0 is refused by albumentations.")
+    assert "Input should be a valid number" in sentence
+    assert "http" not in sentence
 
 
 def test_circular_causes_end() -> None:

@@ -164,6 +164,10 @@ EXPERIMENTS = {
     "bad_model": "model: {bakbone: 8}",
     "bad_net": "model: {net: {semantic_decoder: {chanels: 8}}}",
     "bad_transform": "data: {train_transform: {min_scal: 0.5}}",
+    "bad_list": "data: {train_transform: {transforms: ["
+    "{_target_: albumentations.Rotate, limit: 5}, {_target_: albumentations.GausNoise}]}}",
+    "bad_list_key": "data: {train_transform: {transforms: ["
+    "{_target_: albumentations.Rotate, limt: 5}]}}",
     "bad_optimizer": "schedule: {optimizer: {beta: [0.9, 0.99]}}",
     "bad_top": "trainr: {max_steps: 8}",
     "bad_group": "defaults:\n  - override /modle: axial_deeplab_s",
@@ -214,6 +218,9 @@ EXPERIMENTS = {
         ("experiments=bad_model", "experiments/bad_model.yaml: model.bakbone ", "backbone"),
         ("experiments=bad_net", "model.net.semantic_decoder.chanels ", "semantic_decoder.channels"),
         ("experiments=bad_transform", "train_transform.min_scal ", "train_transform.min_scale"),
+        ("experiments=bad_list", "transforms.1._target_: albumentations.GausNoise ", "GaussNoise?"),
+        ("experiments=bad_list_key", "transforms.0.limt ", "transforms.0.limit?"),
+        ("data/augmentation=strong", "data/augmentation=strong ", "strong_color"),
         ("experiments=bad_optimizer", "schedule.optimizer.beta ", "schedule.optimizer.betas"),
         ("experiments=bad_top", "experiments/bad_top.yaml: trainr ", "trainer"),
         ("experiments=bad_group", "experiments/bad_group.yaml: modle ", "model"),

@@ -82,15 +82,22 @@ def test_says_what_does_not_exist(package: str, target: str, sentence: str) -> N
 
 
 @pytest.mark.parametrize(
-    "name", ["lightning.pytorch.callbacks.ModelCheckpoint", "torch.optim.AdamW"]
+    "name",
+    [
+        "lightning.pytorch.callbacks.ModelCheckpoint",
+        "torch.optim.AdamW",
+        "albumentations.GaussNoise",  # through two modules that import by a star
+    ],
 )
 def test_agrees_with_python_on_installed_libraries(name: str) -> None:
+    import albumentations
     import lightning.pytorch.callbacks
     import torch
 
     known = {
         "torch.optim.AdamW": torch.optim.AdamW,
         "lightning.pytorch.callbacks.ModelCheckpoint": lightning.pytorch.callbacks.ModelCheckpoint,
+        "albumentations.GaussNoise": albumentations.GaussNoise,
     }
     signature = constructor_signature(name)
     assert signature is not None

@@ -12,14 +12,13 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from imagenet_tree import CLASSES, write_image, write_tree
-from omegaconf import OmegaConf
 
 from axialseg.datasets.classification_datamodule import ClassificationDataModule
 from axialseg.datasets.classification_transforms import CenterCrop, RandomResizedCrop
 from axialseg.datasets.imagenet import ImageNet
 from axialseg.errors import UserError
 
-CONF = Path(__file__).parents[2] / "conf" / "data"
+CONF = Path(__file__).parents[2] / "conf"
 CROP = (24, 32)
 
 
@@ -172,9 +171,10 @@ def test_halves_with_different_classes_are_refused(root: Path, tmp_path: Path) -
 
 
 def test_shipped_configuration_opens_its_data(root: Path) -> None:
-    overrides = [f"root={root}", "num_workers=0", "val_num_workers=0"]
+    overrides = ["+data=imagenet", "+seed=0", f"data.root={root}"]
+    overrides += ["data.num_workers=0", "data.val_num_workers=0"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = OmegaConf.create({"data": compose("imagenet", overrides), "seed": 0})
+        config = compose(None, overrides)
     module = instantiate(config.data, _partial_=True)(batch_size=2)
     module.setup("fit")
     (batch,) = train_batches(module, 1)

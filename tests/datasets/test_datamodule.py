@@ -13,7 +13,6 @@ from coco_tree import write_tree
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from lightning.pytorch.trainer.states import TrainerFn
-from omegaconf import OmegaConf
 
 from axialseg.datasets.coco import CocoPanoptic
 from axialseg.datasets.datamodule import PanopticDataModule
@@ -24,7 +23,7 @@ from axialseg.datasets.transforms import EvalTransform, TrainTransform
 from axialseg.errors import UserError
 
 CROP = (65, 81)
-CONF = Path(__file__).parents[2] / "conf" / "data"
+CONF = Path(__file__).parents[2] / "conf"
 
 
 @pytest.fixture(scope="module")
@@ -229,12 +228,13 @@ def test_halves_with_different_categories_are_refused(root: Path) -> None:
 
 @pytest.mark.parametrize(("name", "classes"), [("shapes", 9), ("coco", 133), ("coco_format", 9)])
 def test_shipped_configurations_open_their_data(root: Path, name: str, classes: int) -> None:
-    overrides = [f"root={root}", "num_workers=0", "val_num_workers=0"]
+    overrides = [f"+data={name}", "+seed=0", f"data.root={root}"]
+    overrides += ["data.num_workers=0", "data.val_num_workers=0"]
     if name == "shapes":  # as many as the fixture made
         for half in ("train_dataset", "val_dataset"):
-            overrides += [f"+{half}.train_images=10", f"+{half}.val_images=5"]
+            overrides += [f"+data.{half}.train_images=10", f"+data.{half}.val_images=5"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = OmegaConf.create({"data": compose(name, overrides), "seed": 0})
+        config = compose(None, overrides)
     module = instantiate(config.data, _partial_=True)(
         targets=PanopticDeepLabTargets(), batch_size=2
     )

@@ -29,7 +29,7 @@ class SaveAt(pl.Callback):
 
 
 def config(root: Path, num_workers: int) -> DictConfig:
-    """A run with random crops, colours, repeated images, drop path and dropout."""
+    """A run with listed transforms, colours, crops, repeated images, drop path and dropout."""
     register_schemas()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return compose(
@@ -44,8 +44,10 @@ def config(root: Path, num_workers: int) -> DictConfig:
                 f"data.num_workers={num_workers}",
                 f"data.cache={num_workers == 0}",
                 "data.repeat_threshold=0.6",
-                "+data.train_transform.color={_target_: "
-                "axialseg.datasets.color_policy.ColorPolicy, magnitude_scale: 1.0}",
+                "data/augmentation=strong_color",
+                "data.train_transform.transforms=["
+                "{_target_: albumentations.Affine, rotate: [-20, 20], p: 0.5},"
+                "{_target_: albumentations.GaussNoise, p: 0.5}]",
                 "method/context@model.net=aspp",
                 "model.backbone.stage_blocks=[1,1,1,1]",
                 "model.backbone.stage_channels=[16,16,32,32]",
