@@ -26,6 +26,7 @@ lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m pytest --quiet tests/test_known_bad_versions.py
 
 format: setup
 	$(VENV)/bin/ruff check --fix .
