@@ -47,9 +47,13 @@ def forms(model: str, size: int, batch: int, device: str) -> dict[str, Contestan
         "portable, recomputed": job(
             model, ["+model.backbone.activation_checkpointing=true"], size, batch, device
         ),
-        "kernel": job(model, ["+kernel=triton"], size, batch, device),
+        "kernel": job(model, ["model/attention=triton"], size, batch, device),
         "kernel, channels last": job(
-            model, ["+kernel=triton", "++model.task.channels_last=true"], size, batch, device
+            model,
+            ["model/attention=triton", "++model.task.channels_last=true"],
+            size,
+            batch,
+            device,
         ),
     }
     for name in ("textbook", "portable", "kernel, channels last"):

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.gpu
 Command = Callable[[Callable[[], None], list[str]], None]
 CHECKPOINTING = "+model.backbone.activation_checkpointing=true"
 CHANNELS_LAST = "++model.task.channels_last=true"
-KERNEL = "+kernel=triton"
+KERNEL = "model/attention=triton"
 MODELS = ("axial_deeplab_tiny", "max_deeplab_tiny")
 SIZE = (97, 129)
 

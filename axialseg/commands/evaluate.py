@@ -79,6 +79,8 @@ def register_saved_run(overrides: list[str]) -> None:
     else:
         saved |= {"run": str(folder), "output": str(folder / "evaluation")}
         saved["trainer"] = saved.get("trainer", {}) | HARDWARE_HERE
+        if "model" in saved:  # another model brings this group itself
+            saved["defaults"] = ["_self_", {"/model/attention": None}]
     ConfigStore.instance().store(name="saved_run", node=saved)
 
 

@@ -39,7 +39,19 @@ def saved_run(overrides: list[str], keys: Collection[str]) -> tuple[Path | None,
         return None, {}
     config = OmegaConf.load(folder / ".hydra" / "config.yaml")
     content: Any = _with_names_of_today(OmegaConf.to_container(config, resolve=False))
+    if "model/attention" in chosen:
+        _open_to_choice(content["model"])
     return folder, {key: content[key] for key in keys if key in content and key not in chosen}
+
+
+def _open_to_choice(model: dict[str, Any]) -> None:
+    """Lets `model/attention` decide, which the model of a run has decided already."""
+    model.pop("attention", None)
+    if "attention" in model["backbone"]:
+        model["backbone"]["attention"] |= {
+            "_target_": "${model.attention.layer}",
+            "formulation": "${model.attention.formulation}",
+        }
 
 
 def _with_names_of_today(node: Any) -> Any:

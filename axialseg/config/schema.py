@@ -49,6 +49,8 @@ class ModelConf:
         input_size: (height, width) in pixels that costs are counted at unless another is named.
         initial_checkpoint: file, or published checkpoint, whose weights training starts from.
         initial_backbone_only: take no more than the backbone from it.
+        attention: how axial attention is computed: the `layer` and its `formulation`, which the
+            backbones refer to.
         backbone: built first and handed to `net`.
         net: the whole network.
         loss: outputs + targets -> named loss terms.
@@ -63,6 +65,7 @@ class ModelConf:
     input_size: Any = MISSING
     initial_checkpoint: str | None = None
     initial_backbone_only: bool = False
+    attention: Target | None = None
     backbone: Target = MISSING
     net: Target = MISSING
     loss: Target = MISSING

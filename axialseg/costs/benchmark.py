@@ -33,7 +33,6 @@ from axialseg.machine.hardware import Hardware, configure_torch
 from axialseg.machine.peak_memory import PeakMemory, in_fresh_process
 from axialseg.tasks.training_task import TrainingTask
 
-OURS = "axialseg.layers.axial_attention.AxialAttention"
 TEXTBOOK = "axialseg.layers.textbook_axial_attention.TextbookAxialAttention"
 PEAK_RUNS = 2
 WARM_UP_SIZE = 65
@@ -251,15 +250,8 @@ def multiply_adds(job: Job) -> int:
 
 def textbook_config(config: DictConfig) -> DictConfig:
     """The config with every axial attention in textbook form; the weights are the same."""
-
-    def replaced(node: Any) -> Any:
-        if isinstance(node, dict):
-            return {key: replaced(value) for key, value in node.items()}
-        if isinstance(node, list):
-            return [replaced(value) for value in node]
-        return TEXTBOOK if node == OURS else node
-
-    return OmegaConf.create(replaced(OmegaConf.to_container(config, resolve=True)))
+    textbook = {"model": {"attention": {"layer": TEXTBOOK}}}
+    return cast(DictConfig, OmegaConf.merge(config, textbook))
 
 
 def training_work(job: Job) -> Work:

@@ -1,4 +1,4 @@
-"""Lean axial attention with a Triton kernel on CUDA; opt in by `+kernel=triton`.
+"""Lean axial attention with a Triton kernel on CUDA; opt in by `model/attention=triton`.
 
 The kernel has been compiled for GPUs and compared with the portable core in Triton's interpreter,
 but has not run on a GPU yet. Once the tests with the mark `gpu` have passed on one, it becomes what

@@ -48,7 +48,7 @@ def config(root: Path, num_workers: int) -> DictConfig:
                 "data.train_transform.transforms=["
                 "{_target_: albumentations.Affine, rotate: [-20, 20], p: 0.5},"
                 "{_target_: albumentations.GaussNoise, p: 0.5}]",
-                "method/context@model.net=aspp",
+                "model/context@model.net=aspp",
                 "model.backbone.stage_blocks=[1,1,1,1]",
                 "model.backbone.stage_channels=[16,16,32,32]",
                 "model.net.semantic_decoder.context.channels=32",

@@ -222,7 +222,7 @@ def synchronised_step(rank: int, folder: str) -> None:
 
 def test_a_configuration_chooses_the_formulation() -> None:
     for name, function in (("reference", reference_attention), ("lean", lean_attention)):
-        config = model_config(("model=axial_deeplab_tiny", f"+formulation={name}"))
+        config = model_config(("model=axial_deeplab_tiny", f"model/attention={name}"))
         layers = [m for m in build_on_meta(config, 19).modules() if isinstance(m, AxialAttention)]
         assert layers
         assert all(layer.formulation.func is function for layer in layers)

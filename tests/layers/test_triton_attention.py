@@ -100,7 +100,7 @@ def test_without_triton_the_portable_core_runs_and_says_so() -> None:
 
 
 def test_one_key_chooses_the_kernel() -> None:
-    cfg = compose_config("train", ["model=axial_deeplab_tiny", "+kernel=triton"])
+    cfg = compose_config("train", ["model=axial_deeplab_tiny", "model/attention=triton"])
     with torch.device("meta"):
         backbone = build(cfg.model.backbone)
     layers = [x for x in backbone.modules() if isinstance(x, AxialAttention)]
