@@ -69,7 +69,7 @@ def check_config(cfg: DictConfig) -> None:
         node = OmegaConf.select(cfg, path)
         for name in set(node or ()) & set(sources):
             raise UserError(
-                f"{path}.{name} cannot be set, because it follows from {sources[name]}; leave it out"
+                f"{path}.{name} cannot be set: it follows from {sources[name]}; leave it out"
             )
     for group in ("callbacks", "logger"):
         members = cfg.get(group) or {}
