@@ -114,7 +114,7 @@ def _build_net(model: DictConfig, facts: dict[str, Any]) -> nn.Module:
 def build_task(cfg: DictConfig, categories: Classes) -> pl.LightningModule:
     """The network with its loss, post-processing and optimisation, weights as initialised.
 
-    Without a `schedule`, as in an evaluation, the task can not be trained.
+    Without a `schedule`, as in an evaluation, the task cannot be trained.
     """
     model, schedule = cfg.model, cfg.schedule
     facts = class_facts(categories)

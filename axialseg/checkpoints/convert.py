@@ -33,7 +33,7 @@ def convert(path: Path, output: Path, net: nn.Module, facts: Mapping[str, str]) 
         What was converted, what the model has beyond it, and what was not converted.
 
     Raises:
-        UserError: The checkpoint is damaged or is not of this model, or the output can not be
+        UserError: The checkpoint is damaged or is not of this model, or the output cannot be
             written.
     """
     stored = open_tensorflow_weights(path, net)
@@ -77,6 +77,6 @@ def _save(tensors: dict[str, Tensor], output: Path, metadata: dict[str, str]) ->
         unfinished.chmod(mode)
         unfinished.replace(output)
     except OSError as error:
-        raise UserError(f"{output} can not be written ({error.strerror})") from error
+        raise UserError(f"{output} cannot be written ({error.strerror})") from error
     finally:
         unfinished.unlink(missing_ok=True)

@@ -73,7 +73,7 @@ def attention(arguments: list[str]) -> None:
         Path(cfg.output).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(cfg.output)
     except OSError as error:
-        raise UserError(f"output={cfg.output} can not be written ({error.strerror})") from error
+        raise UserError(f"output={cfg.output} cannot be written ({error.strerror})") from error
     print(f"{common} of {cfg.ckpt}\nwritten: {cfg.output}")
 
 

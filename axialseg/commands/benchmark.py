@@ -66,7 +66,7 @@ def benchmark(arguments: list[str]) -> None:
 
 
 def _check(cfg: DictConfig) -> None:
-    """Refuses values that the schema can not."""
+    """Refuses values that the schema cannot."""
     for key, options in (("format", FORMATS), ("device", DEVICES), ("precision", PRECISIONS)):
         if cfg[key] not in options:
             raise UserError(f"{key}={cfg[key]} does not exist; there are: {', '.join(options)}")

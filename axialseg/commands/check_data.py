@@ -81,7 +81,7 @@ def _check(cfg: DictConfig, title: str, folder: Path) -> int:
         (folder / "index.html").write_text(html, encoding="utf-8")
     except OSError as error:
         raise UserError(
-            f"{folder} can not be written ({error.strerror}); give another folder as output=..."
+            f"{folder} cannot be written ({error.strerror}); give another folder as output=..."
         ) from error
     return sum(len(report.errors) for report in reports)
 

@@ -87,7 +87,7 @@ def classes_of(cfg: DictConfig) -> "Classes":
             its class knows the classes; ImageNet has 1000 where it is not there.
 
     Raises:
-        UserError: the model does not fit the data, or the data set can not be opened.
+        UserError: the model does not fit the data, or the data set cannot be opened.
     """
     from axialseg.build import build
     from axialseg.datasets.imagenet import ImageNet

@@ -90,7 +90,7 @@ def memory(arguments: list[str]) -> None:
 
 
 def _check(cfg: DictConfig) -> None:
-    """Refuses values that the schema can not."""
+    """Refuses values that the schema cannot."""
     for key, options in (("format", FORMATS), ("precision", PRECISIONS)):
         if cfg[key] not in options:
             raise UserError(

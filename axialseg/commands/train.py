@@ -39,7 +39,7 @@ def train(cfg: DictConfig) -> float:
 
 
 def check_training(cfg: DictConfig) -> None:
-    """Refuses a config that can not be trained.
+    """Refuses a config that cannot be trained.
 
     Raises:
         UserError: one sentence about the first thing that is wrong.

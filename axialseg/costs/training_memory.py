@@ -141,7 +141,7 @@ class FakeStep:
         with torch.device("meta"):
             self._task = make_task().train()
         net, self._task.net = self._task.net, nn.Identity()
-        self._task.to("cpu")  # Lightning's note of the device; fake weights can not be moved
+        self._task.to("cpu")  # Lightning's note of the device; fake weights cannot be moved
         with self._mode, self._live:
             self._task.net = net.to_empty(device="cpu")
             self._optimizer = make_optimizer(self._task)
@@ -220,7 +220,7 @@ def share_batch(batch_size: int, devices: int, largest: int) -> Share | None:
         largest: images that fit into one device.
 
     Returns:
-        None if the devices can not share the batch evenly, or no image fits.
+        None if the devices cannot share the batch evenly, or no image fits.
     """
     per_device, rest = divmod(batch_size, devices)
     if rest or largest < 1:

@@ -40,7 +40,7 @@ def indexed_table(path: Path) -> PanopticTable:
         if table is not None:
             return table
     with ExitStack() as held:
-        with suppress(OSError):  # a cache that can not be written
+        with suppress(OSError):  # a cache that cannot be written
             index.parent.mkdir(parents=True, exist_ok=True)
             held.enter_context(file_lock(index.with_suffix(".lock")))
         try:
@@ -48,7 +48,7 @@ def indexed_table(path: Path) -> PanopticTable:
         except (FileNotFoundError, NotADirectoryError):
             table = None
         except (OSError, DamagedArrayFile) as error:
-            log.info("The index %s can not be read (%s); making it anew", index, error)
+            log.info("The index %s cannot be read (%s); making it anew", index, error)
             table = None
         return table or _made(path, index, stamp)
 
@@ -93,6 +93,6 @@ def _made(path: Path, index: Path, stamp: dict[str, Any]) -> PanopticTable:
     try:
         write_arrays(index, arrays, facts)
     except OSError as error:
-        log.info("%s can not be written (%s); the next start parses %s again", index, error, path)
+        log.info("%s cannot be written (%s); the next start parses %s again", index, error, path)
         return table
     return _mapped(path, index, stamp) or table

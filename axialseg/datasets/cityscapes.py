@@ -130,7 +130,7 @@ class CityscapesPanoptic(Cityscapes):
         """What checks all files, see `inspection.Inspector`.
 
         Raises:
-            UserError: a JSON file can not be read.
+            UserError: a JSON file cannot be read.
         """
         return CityscapesPanopticInspector(self.files, self._tables)
 

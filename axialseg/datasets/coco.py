@@ -127,7 +127,7 @@ class CocoPanoptic:
         """What checks all files, see `inspection.Inspector`.
 
         Raises:
-            UserError: the JSON file can not be read, or lists no classes.
+            UserError: the JSON file cannot be read, or lists no classes.
         """
         if self.panoptic_folder is None:
             _, files = self._images

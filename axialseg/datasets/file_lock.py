@@ -11,7 +11,7 @@ def file_lock(path: Path) -> Iterator[None]:
     """Waits until no other process holds the lock file, and holds it; a dead process holds none.
 
     Raises:
-        OSError: the file can not be made.
+        OSError: the file cannot be made.
     """
     with path.open("w") as file:
         # A file system without locks only costs the others' waiting: each then does the work.

@@ -98,7 +98,7 @@ class MapillaryVistas(CocoPanoptic):
         """What checks all files, see `inspection.Inspector`.
 
         Raises:
-            UserError: the JSON file can not be read, or numbers its categories otherwise.
+            UserError: the JSON file cannot be read, or numbers its categories otherwise.
         """
         table = indexed_table(self.annotation_file)
         check_category_names(table, self._labels)

@@ -38,7 +38,7 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], facts: Mapping[
         facts: what JSON can hold.
 
     Raises:
-        OSError: the folder can not be written.
+        OSError: the folder cannot be written.
     """
     table: dict[str, Any] = {}
     contents: list[Any] = []
@@ -71,7 +71,7 @@ def map_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Arrays and facts of a file; the arrays are read-only views of the mapped file.
 
     Raises:
-        OSError: the file is missing or can not be read.
+        OSError: the file is missing or cannot be read.
         DamagedArrayFile: it is not what `write_arrays` wrote.
     """
     with path.open("rb") as file:

@@ -37,7 +37,7 @@ class CocoPanopticWriter:
         categories: the classes of the predictions.
 
     Raises:
-        UserError: the folder can not be written.
+        UserError: the folder cannot be written.
     """
 
     def __init__(self, folder: str | Path, categories: Categories) -> None:
@@ -62,7 +62,7 @@ class CocoPanopticWriter:
             file_name: the image's; its stem names the PNG.
 
         Raises:
-            UserError: the file can not be written.
+            UserError: the file cannot be written.
         """
         file_name = Path(file_name)
         segments = segments_from_panoptic_map(panoptic_map, self._categories.ignore_class)
@@ -194,6 +194,6 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"{folder} can not be written ({error.strerror}); free space there or give another "
+            f"{folder} cannot be written ({error.strerror}); free space there or give another "
             "folder."
         ) from error

@@ -28,7 +28,7 @@ def class_names(root: Path) -> dict[str, str]:
         root: folder of the data set.
 
     Raises:
-        UserError: the list can not be read.
+        UserError: the list cannot be read.
     """
     if (root / KAGGLE_CLASSES).is_file():
         lines = (line.partition(" ") for line in _lines(root / KAGGLE_CLASSES))
@@ -45,7 +45,7 @@ def validation_classes(root: Path) -> dict[str, str]:
         root: folder of the data set.
 
     Raises:
-        UserError: the list can not be read.
+        UserError: the list cannot be read.
     """
     if (root / KAGGLE_VALIDATION).is_file():
         rows = csv.DictReader(_lines(root / KAGGLE_VALIDATION))
@@ -94,5 +94,5 @@ def _lines(path: Path) -> list[str]:
 
 def _unreadable(path: Path) -> UserError:
     return UserError(
-        f"{path} can not be read as ImageNet publishes it; unpack or download it again."
+        f"{path} cannot be read as ImageNet publishes it; unpack or download it again."
     )

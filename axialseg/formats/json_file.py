@@ -37,7 +37,7 @@ def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = 
         ) from error
     except OSError as error:
         raise UserError(
-            f"{path} can not be read ({error.strerror}); give a file that you may read."
+            f"{path} cannot be read ({error.strerror}); give a file that you may read."
         ) from error
 
 

@@ -33,7 +33,7 @@ def fold_batch_norms(net: nn.Module) -> nn.Module:
         net: in evaluation mode; it is left as it is.
 
     Returns:
-        The copy. It can not be trained, and its weights no longer go by the network's names.
+        The copy. It cannot be trained, and its weights no longer go by the network's names.
 
     Raises:
         ValueError: the network is in training mode, where a batch norm depends on the batch.

@@ -27,7 +27,7 @@ class CheckpointedBlock(ResidualBlock):
         return _recomputed(self, x)
 
 
-# The compiler can not trace the contexts; it compiles what lies between the blocks.
+# The compiler cannot trace the contexts; it compiles what lies between the blocks.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _recomputed(block: ResidualBlock, x: Tensor) -> Tensor:
     """The block's output, of which the backward pass keeps `x` only."""

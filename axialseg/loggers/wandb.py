@@ -66,7 +66,7 @@ def has_key() -> bool:
             try:
                 return netrc.netrc(file).authenticators(urlsplit(server).hostname or "") is not None
             except (netrc.NetrcParseError, OSError) as error:
-                log.warning("%s can not be read (%s); W&B logs offline", file, error)
+                log.warning("%s cannot be read (%s); W&B logs offline", file, error)
                 return False
     return False
 

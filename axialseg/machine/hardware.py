@@ -89,12 +89,12 @@ def batch_size_per_rank(batch_size: int, world_size: int, accumulated: int) -> i
         accumulated: forward passes per optimiser step.
 
     Raises:
-        UserError: the batch can not be shared evenly.
+        UserError: the batch cannot be shared evenly.
     """
     per_rank, rest = divmod(batch_size, world_size * accumulated)
     if rest or not per_rank:
         raise UserError(
-            f"schedule.batch_size={batch_size} can not be shared evenly by {world_size} devices x "
+            f"schedule.batch_size={batch_size} cannot be shared evenly by {world_size} devices x "
             f"trainer.accumulate_grad_batches={accumulated}; give a multiple of "
             f"{world_size * accumulated}"
         )

@@ -38,7 +38,7 @@ def parameter_groups(
         multiplier = backbone_lr_multiplier if name.startswith("backbone.") else 1.0
         decay = weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((multiplier, decay), []).append(parameter)
-    # The sort is stable: equal keys can not occur, and the base rate (1.0) comes first.
+    # The sort is stable: equal keys cannot occur, and the base rate (1.0) comes first.
     ordered = sorted(groups.items(), key=lambda item: (item[0][0] != 1.0, -item[0][1]))
     return [
         {"params": parameters, "lr": lr * multiplier, "weight_decay": decay}

@@ -5,7 +5,7 @@ Two representations, both of one image:
 * a *panoptic map*, int32 ``[H, W]``, value = ``class_id * divisor + instance`` with instance >= 1
   for things and 0 for stuff; void is ``ignore_class * divisor``. Models predict these.
 * `PanopticSegments`, a map of segment numbers plus a table in a fixed order. It can say what a
-  panoptic map can not: crowd regions and several segments of one stuff class. Ground truth,
+  panoptic map cannot: crowd regions and several segments of one stuff class. Ground truth,
   official files and the metrics use these.
 """
 

@@ -85,7 +85,7 @@ def test_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     output = tmp_path / "x.safetensors"
     output.write_bytes(b"old")
     monkeypatch.setattr(convert_module, "save_file", fail)
-    with pytest.raises(UserError, match=r"x\.safetensors can not be written \(No space left"):
+    with pytest.raises(UserError, match=r"x\.safetensors cannot be written \(No space left"):
         convert(PREFIX, output, tiny_net(), {})
     assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
     assert output.read_bytes() == b"old"

@@ -121,7 +121,7 @@ def test_output_that_can_not_be_written(refusal: Refusal, root: Path, tmp_path: 
     (tmp_path / "file").write_text("")
     arguments = ["data=coco_format", f"data.root={root}", "workers=0"]
     message = refusal(check_data.main, [*arguments, f"output={tmp_path / 'file' / 'report'}"])
-    assert "can not be written" in message
+    assert "cannot be written" in message
 
 
 def test_training_says_the_same_before_it_starts(

@@ -170,7 +170,7 @@ def test_cache_that_can_not_be_written(
     with caplog.at_level(logging.INFO):
         assert_same(indexed_table(path), read_panoptic_table(path))
     (line,) = [record.getMessage() for record in caplog.records]
-    assert "can not be written" in line
+    assert "cannot be written" in line
     assert str(path) in line
 
 

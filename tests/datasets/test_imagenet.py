@@ -166,14 +166,14 @@ def listed_class_without_training_images(root: Path) -> str:
 def damaged_kaggle_list(root: Path) -> str:
     flatten_val(root)
     (root / "LOC_val_solution.csv").write_text("a,b\n1,2\n")
-    return r"LOC_val_solution\.csv can not be read as ImageNet publishes it; unpack or download"
+    return r"LOC_val_solution\.csv cannot be read as ImageNet publishes it; unpack or download"
 
 
 def damaged_devkit(root: Path) -> str:
     write_devkit(root, flatten_val(root))
     path = root / "ILSVRC2012_devkit_t12/data/meta.mat"
     path.write_bytes(path.read_bytes()[:300])
-    return r"meta\.mat can not be read as ImageNet publishes it; unpack or download"
+    return r"meta\.mat cannot be read as ImageNet publishes it; unpack or download"
 
 
 def half_a_devkit(root: Path) -> str:

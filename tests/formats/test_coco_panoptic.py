@@ -118,7 +118,7 @@ def test_a_new_result_replaces_the_earlier_one(tmp_path: Path) -> None:
 
 def test_unwritable_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="file/out can not be written"):
+    with pytest.raises(UserError, match="file/out cannot be written"):
         CocoPanopticWriter(tmp_path / "file" / "out", CATEGORIES)
 
 

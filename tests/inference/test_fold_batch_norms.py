@@ -1,4 +1,4 @@
-"""Folding changes no output but by rounding, and leaves the norms that can not be folded."""
+"""Folding changes no output but by rounding, and leaves the norms that cannot be folded."""
 
 import copy
 

@@ -29,7 +29,7 @@ def make_once(
         write: fills an empty folder.
 
     Raises:
-        UserError: `root` holds files that are not ours, or can not be written.
+        UserError: `root` holds files that are not ours, or cannot be written.
     """
     stamp: Stamp = {"made_by": f"axialseg {name}", **facts}
     if _stamp_of(root, name) == stamp:
@@ -43,7 +43,7 @@ def make_once(
                 _replace(root, name, stamp, write)
     except OSError as error:
         raise UserError(
-            f"{root} can not be written ({error.strerror}); give a writable folder with data.root."
+            f"{root} cannot be written ({error.strerror}); give a writable folder with data.root."
         ) from error
 
 

@@ -30,7 +30,7 @@ def patterns_imagenet(
         val_images: number of validation images of each class.
 
     Raises:
-        UserError: `root` holds other files or can not be written, or `split` is unknown.
+        UserError: `root` holds other files or cannot be written, or `split` is unknown.
     """
     images = {"train": train_images, "val": val_images}
     if split not in images:

@@ -35,7 +35,7 @@ def shapes_panoptic(
         val_images: number of validation images.
 
     Raises:
-        UserError: `root` holds other files or can not be written, or `split` is unknown.
+        UserError: `root` holds other files or cannot be written, or `split` is unknown.
     """
     if split not in ("train", "val"):
         raise UserError(f"data=shapes has no split '{split}'; use train or val.")
@@ -58,7 +58,7 @@ def generate_shapes(root: Path, seed: int, images: dict[str, int]) -> None:
         images: image folder -> number of images.
 
     Raises:
-        UserError: `root` holds files that are not ours, or can not be written.
+        UserError: `root` holds files that are not ours, or cannot be written.
     """
     stamp = {"version": GENERATOR_VERSION, "seed": seed} | images
 

@@ -53,7 +53,7 @@ class ImagesInspector:
         return list(compare_names(self.folder, names, [], cure, self.listed_in))
 
     def check_tables(self) -> list[Finding]:
-        """Nothing: a list of images can not contradict itself."""
+        """Nothing: a list of images cannot contradict itself."""
         return []
 
     def inspect(self, index: int) -> ImageInspection:

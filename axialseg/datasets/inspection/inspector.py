@@ -44,7 +44,7 @@ class ImageInspection(NamedTuple):
 
     Attributes:
         file_name: path of the image.
-        size: height and width; None if the image can not be read.
+        size: height and width; None if the image cannot be read.
         has_truth: whether its ground truth could be read.
         is_complete: whether all its files could be read; some data sets have no ground truth.
         class_ids: int64 ``[S]``.
@@ -103,7 +103,7 @@ class Inspectable(Protocol):
         """What checks them.
 
         Raises:
-            UserError: an annotation file can not be read at all.
+            UserError: an annotation file cannot be read at all.
         """
         ...
 
@@ -249,7 +249,7 @@ def no_truth(
     findings: Sequence[Finding],
     is_complete: bool,
 ) -> ImageInspection:
-    """The inspection of an image whose ground truth is not there or can not be read."""
+    """The inspection of an image whose ground truth is not there or cannot be read."""
     none = np.empty(0, np.int64)
     return ImageInspection(
         file_name, size, False, is_complete, none, none, none.astype(bool), 0, tuple(findings)

@@ -130,7 +130,7 @@ def test_other_peoples_files_are_never_replaced(tmp_path: Path) -> None:
 
 def test_a_root_that_can_not_be_written_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"can not be written .*data\.root"):
+    with pytest.raises(UserError, match=r"cannot be written .*data\.root"):
         shapes_panoptic(tmp_path / "file" / "shapes", "train", **SMALL)
 
 
