@@ -32,7 +32,7 @@ class Progress(pl.Callback):
         self._reset()
 
     def _reset(self) -> None:
-        """Starts a new line's worth of values."""
+        """Forgets the values of the line before."""
         self._sums: dict[str, Tensor] = {}
         self._finite: Tensor | int = 0
         self._images = 0
@@ -58,7 +58,7 @@ class Progress(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Remembers the rate of this step; at its end the optimiser has the next one already."""
+        """Keeps the rate of this step: at its end the optimiser already has the next one."""
         self._lr = max(group["lr"] for group in trainer.optimizers[0].param_groups)
 
     def on_train_batch_end(
@@ -123,7 +123,7 @@ class Progress(pl.Callback):
             log.info("validation batch %d/%s", batch_idx + 1, total)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Takes the validation out of images per second."""
+        """Leaves the validation out of images per second."""
         self._line_started += time.monotonic() - self._validation_started
 
 

@@ -353,7 +353,7 @@ def _channels(categories: Classes) -> int:
 
 
 def _give_back(device: torch.device) -> None:
-    """Lets go of what nobody holds any more."""
+    """Frees memory that nothing refers to any more."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 def images_per_second(datamodule: Any, workers: int, seconds: float) -> float:
     """Training images per second, transforms, targets and batching included.
 
-    Whoever takes the batches does nothing else meanwhile, and what was made while the processes
-    started is not counted.
+    Nothing else is done with the batches, and those made while the processes start are not
+    counted.
 
     Args:
         datamodule: `ImageDataModule` that is set up for `fit`; its `num_workers` is changed.

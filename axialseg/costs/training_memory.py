@@ -82,7 +82,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 class _Unknown(TorchFunctionMode):
-    """Stands in for values that fake tensors do not have, where code leaves torch for them.
+    """Gives values for fake tensors, which have none, where code asks for them outside torch.
 
     Args:
         count: what a whole number is taken for.

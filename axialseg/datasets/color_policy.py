@@ -2,9 +2,9 @@
 
 Source: Cubuk et al. 2019, "AutoAugment", as deeplab2 has it (data/preprocessing/
 autoaugment_utils.py and autoaugment_policy.py). Checked against: its results for every operation,
-equal in every bit, quirks included (`contrast` blends with grey that follows from the size of the
-image). albumentations has no exact equivalent of the blending ones, so all are written out here.
-Difference: the image is rounded to uint8 before, not truncated.
+equal in every bit, quirks included (the grey of `contrast` follows from the size of the image).
+albumentations has no exact equivalent of the operations that blend, so all are written out here.
+Difference: the image is rounded to uint8 before the operations, not truncated.
 
 All operations map an image, uint8 ``[H, W, 3]`` RGB, to a new one of the same shape.
 """
@@ -32,7 +32,7 @@ COUNTED_PIXELS = 1 << 24  # OpenCV counts in float32
 
 
 class Histogram:
-    """How often each value occurs in an image; counted only if somebody asks."""
+    """How often each value occurs in an image; counted when it is first needed."""
 
     def __init__(self, pixels: int, count: Callable[[], NDArray[np.int64]]) -> None:
         """Keeps the parts.
@@ -99,7 +99,7 @@ def invert(histogram: Histogram, level: float) -> Table:
 
 
 def solarize(histogram: Histogram, level: float) -> Table:
-    """Negative of the values from a threshold on; 256 is 0, for the original has it as a uint8."""
+    """Inverts values from a threshold on; 256 becomes 0, as in the original, which uses uint8."""
     threshold = int(level / MAX_LEVEL * 256) % 256
     return np.where(threshold > LEVELS, LEVELS, 255 - LEVELS).astype(np.uint8)
 
@@ -118,8 +118,8 @@ def brightness(histogram: Histogram, level: float) -> Table:
 def contrast(histogram: Histogram, level: float) -> Table:
     """Blends with uniform grey: a 256th of the number of pixels, at most 255.
 
-    The original means the mean grey, but sums the histogram's counts. For images of more than
-    65,000 pixels it so blends with white.
+    The original should take the mean grey, but it sums the histogram's counts. So it blends images
+    of more than 65,000 pixels with white.
     """
     gray = min(histogram.pixels // 256, 255)
     return blend(np.full(256, gray), LEVELS.astype(np.uint8), _factor(level))
@@ -182,7 +182,9 @@ def sharpness(image: Image, level: float) -> Image:
     for top in range(1, height - 1, STRIP_ROWS):
         bottom = min(top + STRIP_ROWS, height - 1)
         strip = cv2.filter2D(wider[top - 1 : bottom + 1].astype(np.float32), -1, kernel)
-        smooth = strip[1:-1, 1 : width - 1].astype(np.uint8)  # a mean: at most 255 and a rounding
+        smooth = strip[1:-1, 1 : width - 1].astype(
+            np.uint8
+        )  # a mean: at most 255 and a rounding error
         inside = image[top:bottom, 1 : width - 1]
         changed[top:bottom, 1 : width - 1] = blend(smooth, inside, _factor(level))
     return changed
@@ -252,7 +254,7 @@ SIMPLE_CLASSIFICATION_POLICY = (
 
 
 class ColorPolicy:
-    """Draws a sub-policy; each of its operations then fires with its own probability."""
+    """Draws a sub-policy; each of its operations is then applied with its own probability."""
 
     def __init__(
         self,

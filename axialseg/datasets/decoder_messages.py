@@ -1,4 +1,4 @@
-"""What image decoders say about damage that they pass over."""
+"""What image decoders say about damage that they repair."""
 
 import os
 import sys

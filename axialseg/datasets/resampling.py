@@ -77,12 +77,12 @@ def _needed(
     """The part of an image between which the samples lie, and their positions in it."""
     top, left = int(rows[0]), int(columns[0])
     part = image[top : int(rows[-1]) + 2, left : int(columns[-1]) + 2]
-    # Exact: a float32 less a whole number up to itself is a float32.
+    # This is exact: a float32 minus a whole number that is not larger is a float32.
     return part, rows - np.float32(top), columns - np.float32(left)
 
 
 class ScaledImage:
-    """A resized image of which no more is computed than is asked for."""
+    """A resized image that computes only the parts that are asked for."""
 
     def __init__(self, source: NDArray[np.uint8], size: tuple[int, int]) -> None:
         """Keeps the parts.
@@ -118,7 +118,7 @@ def resample_ids(
     id_map: NDArray[np.int32], rows: NDArray[np.float32], columns: NDArray[np.float32]
 ) -> NDArray[np.int32]:
     """Nearest samples (halves up) of ids ``[H, W]`` at rows ``[h]``, columns ``[w]``, ascending."""
-    # In float64 adding a half is exact, so that no value just below a half is rounded up.
+    # In float64 adding a half is exact, so a value just below a half is not rounded up.
     nearest_rows = np.floor(rows.astype(np.float64) + 0.5).astype(np.intp)
     nearest_columns = np.floor(columns.astype(np.float64) + 0.5).astype(np.intp)
     # Columns are picked pixel by pixel, so they are picked where there are fewer rows.

@@ -88,7 +88,7 @@ class CounterSampler(Sampler[SampleKey]):
 
 
 def repeat_factors(class_presence: NDArray[np.bool_], threshold: float) -> Tensor:
-    """How often each image shall come per epoch, so that rare classes come more often.
+    """How often each image comes per epoch, so that rare classes come more often.
 
     Source: Gupta et al. 2019, "LVIS", sec. 4.2 (repeat factor sampling): a class in a share f of
     the images has the factor max(1, sqrt(threshold / f)), an image the largest of its classes.

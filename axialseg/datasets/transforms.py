@@ -3,7 +3,7 @@
 Source: deeplab2 data/preprocessing (`input_preprocessing.py`, `preprocess_utils.py`). Differences:
 the random window is chosen first and only it is sampled, once, straight from the original image
 (deeplab2 resizes to range, then scales, then crops); images stay uint8, at most half a grey level
-off; padding is 127 with a mask of valid pixels, for the model sets padding to exactly 0 anyway.
+off; padding is 127 with a mask of valid pixels, because the model sets padding to exactly 0.
 Colours are changed as if on the whole scaled image: where a change needs more than the window, as
 much more is sampled, up to the whole.
 
@@ -33,13 +33,13 @@ PAD_VALUE = 127
 
 
 class DrawnColor(NamedTuple):
-    """A change of colours, its random choices made.
+    """A change of colours whose random choices are made.
 
     Attributes:
         change: uint8 ``[h, w, 3]`` RGB -> the same; leaves its argument alone.
         margin: pixels around a window that the result there depends on; None: the whole image.
-        for_window: where the margin is None: looks at the whole image and gives the same change
-            with a margin. Not needed, but then no more than the window is changed.
+        for_window: optional, for a margin of None: looks at the whole image and returns the same
+            change with a margin, so that only the window has to be changed.
     """
 
     change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
@@ -169,7 +169,7 @@ class TrainTransform:
             source_positions(source_width, width, column_start, window_width),
         )
         if is_flipped:
-            # As fast as a copy, which indices backwards are not.
+            # cv2.flip is as fast as a copy; reading backwards by indices is slower.
             window = np.asarray(cv2.flip(window, 1), np.uint8)
             ids = np.asarray(cv2.flip(ids, 1), np.int32)
             left = self.width - left - window_width
@@ -225,7 +225,7 @@ def _random_window(length: int, crop: int, rng: Generator) -> tuple[int, int, in
     """Along one axis: (offset in the crop, first pixel taken, pixels taken).
 
     A short image is put at a random place, a long one cut at a random place. As in deeplab2 the
-    padding offset never takes the whole margin, so it is 0 for a margin of one pixel.
+    padding offset is always smaller than the margin, so it is 0 for a margin of one pixel.
     """
     offset = int(rng.integers(max(crop - length, 1)))
     start = int(rng.integers(max(length - crop, 0) + 1))

@@ -111,7 +111,7 @@ class Table:
         """Of `rows` as they were given, ``[span, d]``."""
         total = torch.zeros_like(self.rows)
         for (first, count, width), gradient in self.gradients.items():
-            # Read as rows one shorter than they are, each one begins a column later than the last.
+            # Padded, and read again with rows shorter by one: every diagonal becomes a column.
             flat = F.pad(gradient.transpose(0, 1), (0, count)).flatten(1)[:, :-count]
             skewed = flat.unflatten(1, (count, count + width - 1))
             total[:, first : first + count + width - 1] += skewed.sum(1)

@@ -1,14 +1,14 @@
-"""Silences what Lightning says in every run and nobody can act on; all else still gets through."""
+"""Hides messages of Lightning that come in every run and need no action; others are shown."""
 
 import logging
 import warnings
 
-# Beginnings of lines that advertise other products, or repeat what our own first line says.
+# How lines begin that advertise other products, or repeat what our own first line says.
 NEEDLESS_LINES = ("💡 Tip:", "GPU available:", "TPU available:")
 
 # Beginnings of warnings, as regular expressions.
 NEEDLESS_WARNINGS = (
-    # How many workers a loader has is the configuration's business (tiny data sets need none).
+    # The configuration chooses the number of workers; tiny data sets need none.
     r".*does not have many workers",
     # Lightning's use of torch, not ours.
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",

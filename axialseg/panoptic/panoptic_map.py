@@ -43,8 +43,8 @@ class PanopticSegments(NamedTuple):
 def runs(*maps: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Runs of pixels, row after row, over which no map changes its value.
 
-    Segments are blobs: sorting, counting or looking up runs is several times faster than pixels. A
-    map is made of the values of its runs by `np.repeat`, the fastest way there is.
+    Segments are blobs, so that sorting, counting or looking up runs is several times faster than
+    doing it with pixels. `np.repeat` makes a map of the values of its runs, which is fast.
 
     Args:
         maps: of one shape ``[H, W]``.
@@ -56,7 +56,7 @@ def runs(*maps: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.intp]
 
 
 def row_runs(id_map: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The runs of a map ``[H, W]``, cut at the ends of the rows; else as of `runs`."""
+    """As `runs`, for one map ``[H, W]``, but the runs are cut at the ends of the rows."""
     is_start = _changes(id_map)
     is_start[:: id_map.shape[1]] = True
     return _runs_from(is_start)

@@ -34,7 +34,7 @@ class GuessedImage(NamedTuple):
 
 
 def image_grid(guesses: Sequence[GuessedImage]) -> NDArray[np.uint8]:
-    """Draws the sheet, four images a row; right ones have a green frame, wrong ones a red one.
+    """Draws the sheet, four images a row. Right guesses have a green frame, wrong ones a red one.
 
     Args:
         guesses: one at least.

@@ -23,7 +23,7 @@ SMALLEST_SIDE = 640  # the longer side of an overlay is at least this, in pixels
 LARGEST_PANEL = 1024  # the longer side of a panel of `comparison` is at most this
 OPACITY = 0.6
 PAPER, INK = (255, 255, 255), (32, 32, 36)
-# How the instances of one class depart from its colour: hue in turns, lightness.
+# How far the colours of instances lie from that of their class: hue in turns, lightness.
 SHADES = ((0, 0), (0.04, 0.12), (-0.04, -0.1), (0.07, -0.04), (-0.07, 0.1), (0.02, -0.16), (0, 0.2))
 
 
@@ -49,7 +49,7 @@ def panoptic_overlay(image: Picture, segments: PanopticSegments, categories: Cat
     is_crowd = np.append(False, segments.is_crowd)
     width = max(1, round(max(id_map.shape) / 500))
 
-    # Colours over a nearly grey image look as in the legend, whatever the object's own colour.
+    # The image is made nearly grey, so that the colours look as in the legend.
     grey = image.mean(axis=2, keepdims=True) * 0.75 + image * 0.25
     picture = grey * (1 - OPACITY) + colors[id_map] * OPACITY
     void = id_map == 0
