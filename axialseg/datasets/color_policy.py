@@ -182,9 +182,7 @@ def sharpness(image: Image, level: float) -> Image:
     for top in range(1, height - 1, STRIP_ROWS):
         bottom = min(top + STRIP_ROWS, height - 1)
         strip = cv2.filter2D(wider[top - 1 : bottom + 1].astype(np.float32), -1, kernel)
-        smooth = strip[1:-1, 1 : width - 1].astype(
-            np.uint8
-        )  # a mean: at most 255 and a rounding error
+        smooth = strip[1:-1, 1 : width - 1].astype(np.uint8)  # a mean: at most about 255
         inside = image[top:bottom, 1 : width - 1]
         changed[top:bottom, 1 : width - 1] = blend(smooth, inside, _factor(level))
     return changed
