@@ -21,6 +21,7 @@ from functools import partial
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from torch import nn
 
 from axialseg.commands.command_line import compose_config
 from axialseg.costs.benchmark import (
@@ -48,16 +49,21 @@ def job(model: str, size: int, device: str, compiled: bool = False) -> Job:
     return Job(config, COCO, (size, size), 1, device, "32-true", compiled)
 
 
-def mask2former_work(job: Job) -> Work:
-    """The peer; of the job, only the images and the device count."""
+def mask2former(labels: int) -> nn.Module:
+    """The peer with random weights."""
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     stages = ["stage1", "stage2", "stage3", "stage4"]
     backbone = SwinConfig(depths=[2, 2, 6, 2], out_features=stages)
-    config = Mask2FormerConfig(backbone_config=backbone, num_labels=len(COCO))
-    net = Mask2FormerForUniversalSegmentation(config).eval().to(job.device)
+    config = Mask2FormerConfig(backbone_config=backbone, num_labels=labels)
+    return Mask2FormerForUniversalSegmentation(config)
+
+
+def mask2former_work(job: Job) -> Work:
+    """The peer; of the job, only the images and the device count."""
+    net = mask2former(len(COCO)).eval().to(job.device)
     image = training_batch(job)["image"].float() / 255
 
     def run() -> None:

@@ -95,12 +95,23 @@ def measure(overrides: list[str], images: int) -> int:
 
 
 def plan(overrides: list[str], images: int) -> int:
-    """Peak bytes of a fake step."""
-    cfg = compose_config("memory", overrides)
+    """Peak bytes of a fake step in float32."""
+    return planned_bytes(compose_config("memory", overrides), "32-true", images)
+
+
+def planned_bytes(cfg: DictConfig, precision: str, images: int) -> int:
+    """Peak bytes of a fake step.
+
+    Args:
+        cfg: as `python -m axialseg memory` composes it.
+        precision: Lightning's name.
+        images: of one forward pass.
+    """
     categories = classes_of(cfg)
     shapes = sample(cfg, categories, 0)
-    step = FakeStep(lambda: build_task(cfg, categories), shapes, "32-true", MASKS)
-    return step.peak_bytes(images)
+    return FakeStep(lambda: build_task(cfg, categories), shapes, precision, MASKS).peak_bytes(
+        images
+    )
 
 
 def main() -> None:

@@ -1,6 +1,9 @@
 """`make bench`: no script is forgotten, and one that fails is told."""
 
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -58,3 +61,14 @@ def test_report(run_all: ModuleType, tmp_path: Path) -> None:
     assert "| [speed.py](#speed) | 60 | ok |\n| [speed.py](#speed) | 30 | **failed** |" in text
     assert "## speed\n\nHow fast it is.\n\n```\na 1.0\nb 2.0\n```\n" in text
     assert "**Failed:**\n\n```\nexit code 1\nKeyError: 'c'\n```\n" in text
+
+
+def test_the_quarter_of_an_hour_on_a_gpu_is_rehearsed(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHON": sys.executable}
+    command = ["bash", str(BENCHMARKS / "gpu_all.sh"), "--dry", str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    steps = (tmp_path / "summary.txt").read_text().splitlines()
+    assert [line[:2] for line in steps] == ["a_", "b_", "c_", "d_", "e_", "f_"]
+    assert all("exit code 0" in line for line in steps)
+    assert "failed" not in "".join(file.read_text() for file in tmp_path.glob("[b-f]_*.txt"))
