@@ -24,7 +24,7 @@ from axialseg.checkpoints.tensorflow.tensor_bundle import (
 )
 from axialseg.errors import UserError
 
-GOLDENS = Path(__file__).parents[1] / "goldens"
+GOLDENS = Path(__file__).parents[2] / "goldens"
 REAL_CHECKPOINT = GOLDENS / "checkpoint" / "ckpt-1"
 
 
