@@ -1,5 +1,6 @@
 """Crops: where they lie, what they hold, and that they equal the field's arithmetic."""
 
+import albumentations
 import numpy as np
 import pytest
 from PIL import Image
@@ -139,3 +140,11 @@ def test_place_of_the_middle_and_the_corner() -> None:
     crop = CenterCrop([224, 224])
     assert crop.place(512, 512, (256, 256)) == (112, 112)
     assert crop.place(512, 1024, (0, 0)) == (-16, -144)
+
+
+def test_listed_transforms_come_first() -> None:
+    flip = albumentations.VerticalFlip(p=1.0)
+    image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    settings = {"crop_size": [40, 40], "min_area": 1.0, "min_ratio": 1.0, "max_ratio": 1.0}
+    crop = RandomResizedCrop(**settings, flip_probability=0.0, transforms=[flip])
+    np.testing.assert_array_equal(crop(image, np.random.default_rng(0)), image[::-1])

@@ -178,15 +178,6 @@ class TensorBundle:
             content = (content.view("<u2").astype(np.uint32) << 16).view(np.uint8)
         return content.view(dtype).reshape(entry.shape)
 
-    def verify(self) -> None:
-        """Reads every tensor once, for its checksum.
-
-        Raises:
-            UserError: A tensor cannot be read or its checksum is wrong.
-        """
-        for key in self._entries:
-            self.read(key)
-
     def _shard_path(self, shard: int) -> Path:
         return _with_suffix(self.prefix, f".data-{shard:05d}-of-{self._shard_count:05d}")
 

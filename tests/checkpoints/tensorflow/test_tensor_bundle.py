@@ -52,7 +52,8 @@ class TestRealCheckpoint:
         assert found == expected
 
     def test_all_checksums_are_right(self, real: TensorBundle) -> None:
-        real.verify()
+        for key in real.keys():  # noqa: SIM118
+            real.read(key)
 
     def test_weights_are_those_of_the_golden(self, real: TensorBundle) -> None:
         golden = np.load(GOLDENS / "deeplab2" / "tiny_axial_swidernet.npz")
@@ -189,8 +190,6 @@ class TestDamage:
             bundle = TensorBundle(small)
             with pytest.raises(UserError, match=f"checksum of {key} in .*data-00000-of-00001"):
                 bundle.read(key)
-            with pytest.raises(UserError, match=f"checksum of {key}"):
-                bundle.verify()
             bundle.read(other)
 
     def test_any_flipped_byte_of_a_text(self, tmp_path: Path) -> None:
