@@ -49,7 +49,7 @@ class ResidualNetwork(nn.Module):
         stem: module with `out_channels`; image ``[B, 3, H, W]`` to features at stride 2.
         stage_blocks: residual blocks of each stage; the last entry is stage 5, so four entries are
             stages 2..5 and five are stages 1..5.
-        stage_channels: output channels of each stage.
+        stage_channels: output channels of each stage, of which `width` makes more or fewer.
         conv_blocks: kind of the convolution blocks of each stage.
         attention: makes the attention layer of one axis; see `AttentionFactory`.
         attention_stages: stages all of whose blocks are axial, the strided first one included (the
@@ -72,6 +72,7 @@ class ResidualNetwork(nn.Module):
         drop_path_schedule: "linear" falls to `drop_path_keep` at stride 32, "constant" has it
             everywhere.
         drop_path_from_stride: blocks with a smaller nominal input stride are never dropped.
+        width: multiplies `stage_channels`; a stem has a `width` of its own.
         stacked_decoder: makes a decoder after the stages, part of the pre-trained network of
             MaX-DeepLab-L. Only `decoded` runs it. `forward` and its features do not need it, so its
             parameters are frozen until a model that runs it thaws them with `requires_grad_`.
@@ -106,6 +107,7 @@ class ResidualNetwork(nn.Module):
         drop_path_keep: float = 1.0,
         drop_path_schedule: DropPathSchedule = "linear",
         drop_path_from_stride: int = 4,
+        width: float = 1.0,
         stacked_decoder: StackedDecoderFactory | None = None,
     ) -> None:
         super().__init__()
@@ -136,16 +138,16 @@ class ResidualNetwork(nn.Module):
         self.recorded: dict[int, list[int]] = {}
         self.stages = nn.ModuleDict()
         for stage, blocks in enumerate(stage_blocks, start=first_stage):
-            width = stage_channels[stage - first_stage]
+            out_channels = round(width * stage_channels[stage - first_stage])
             layers = []
             for index in range(blocks):
                 strides = index == 0 and stage > 1 and not (max_pool and stage == 2)
                 nominal_stride = 2 ** (stage - 1) if strides else 2**stage  # before the block
-                layers.append(self._block(stage, channels, width, nominal_stride, strides))
-                channels = width
+                layers.append(self._block(stage, channels, out_channels, nominal_stride, strides))
+                channels = out_channels
             self.stages[f"stage{stage}"] = nn.Sequential(*layers)
-            self.channels[f"res{stage}"] = width
-            self.recorded[self._stride(stage)] = [width]
+            self.channels[f"res{stage}"] = out_channels
+            self.recorded[self._stride(stage)] = [out_channels]
 
         self.decoded_stride = self._stride(5)
         self.stacked_decoder: StackedDecoder | None = None

@@ -3,7 +3,7 @@
 Source: deeplab2 ``model/layers/stems.py`` and ``model/encoder/axial_resnet.py``; Wang et al. 2020,
 "Axial-DeepLab", sec. 3.2 for `AxialStem`. Each ends without activation, because residual blocks
 activate their input themselves. The paper scales the stem with the width multiplier, deeplab2
-leaves it at its full width: it is a matter of `channels`.
+leaves it at its full width: it is a matter of `width`.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,17 @@ from axialseg.layers.residual_block import ResidualBlock
 
 
 class ConvStem(nn.Module):
-    """One strided convolution: 7x7 for ResNet-50, 3x3 for the wide networks."""
+    """One strided convolution: 7x7 for ResNet-50, 3x3 for the wide networks.
 
-    def __init__(self, channels: int = 64, kernel_size: int = 7) -> None:
+    Args:
+        channels: of the output at width 1.
+        kernel_size: height and width of the kernel.
+        width: multiplies the channels.
+    """
+
+    def __init__(self, channels: int = 64, kernel_size: int = 7, width: float = 1.0) -> None:
         super().__init__()
+        channels = round(width * channels)
         self.out_channels = channels
         self.conv = ConvNorm(3, channels, kernel_size, stride=2)
 
@@ -33,12 +40,13 @@ class InceptionStem(nn.Module):
     """Three 3x3 convolutions, the first strided ("beta" networks, the paper's segmentation models).
 
     Args:
-        channels: widths of the three convolutions.
+        channels: of the three convolutions at width 1.
+        width: multiplies the channels.
     """
 
-    def __init__(self, channels: Sequence[int] = (64, 64, 128)) -> None:
+    def __init__(self, channels: Sequence[int] = (64, 64, 128), width: float = 1.0) -> None:
         super().__init__()
-        first, second, third = channels
+        first, second, third = (round(width * number) for number in channels)
         self.out_channels = third
         self.conv1 = ConvNormReLU(3, first, 3, stride=2)
         self.conv2 = ConvNormReLU(first, second, 3)
@@ -56,12 +64,14 @@ class AxialStem(nn.Module):
     have the proportions of the stages', and the image enters the first one as it is, not activated.
 
     Args:
-        channels: of the output.
+        channels: of the output at width 1.
         attention: makes one attention layer, see `AxialAttention2d`.
+        width: multiplies the channels.
     """
 
-    def __init__(self, channels: int, attention: AttentionFactory) -> None:
+    def __init__(self, channels: int, attention: AttentionFactory, width: float = 1.0) -> None:
         super().__init__()
+        channels = round(width * channels)
         self.out_channels = channels
         inner, key, value = channels // 2, channels // 4, channels // 2
         self.branch = AxialBranch(attention, 3, inner, key, value, channels, stride=2)

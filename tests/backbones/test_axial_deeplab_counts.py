@@ -38,8 +38,9 @@ DEEPLAB2 = ("model.backbone.max_pool=false",)
 CONVOLUTION_STEM = (
     "model.backbone.stem._target_=axialseg.layers.stem.ConvStem",
     "model.backbone.stem.channels=64",
+    "model.backbone.stem.width=1",
 )
-INCEPTION_STEM = ("model.backbone.stem.channels=[64,64,128]",)
+INCEPTION_STEM = ("model.backbone.stem.width=1",)
 
 
 def backbone(*overrides: str) -> nn.Module:

@@ -28,7 +28,7 @@ CONV_STEM = PaperRow(("model=axial_resnet_50_s",), 12.4, 2.8)
 FULL_AXIAL = PaperRow(
     (
         "model=axial_resnet_50_s",
-        "model/stem@model.backbone.stem=axial_s",
+        "model/stem@model.backbone.stem=axial",
         "model.backbone.attention.span=15",
     ),
     12.5,
@@ -114,7 +114,7 @@ def test_stand_alone_network_has_no_convolution_with_a_window() -> None:
 @pytest.mark.parametrize("size", [*SIZES, "tiny"])
 def test_each_stem_goes_with_its_width(stem: str, size: str) -> None:
     name = "axial_resnet_tiny" if size == "tiny" else f"axial_resnet_50_{size}"
-    net = classifier(f"model={name}", f"model/stem@model.backbone.stem={stem}_{size}")
+    net = classifier(f"model={name}", f"model/stem@model.backbone.stem={stem}")
     width = {"tiny": 0.25, "s": 0.5, "m": 0.75, "l": 1, "xl": 2}[size]
     stem_width = {"conv": 64, "inception": 128, "axial": 128}[stem]
     assert net.get_submodule("backbone.stem").out_channels == stem_width * width
@@ -128,7 +128,7 @@ def test_released_network_is_a_configuration() -> None:
     for size in ("m", "l", "xl"):
         other = dict(model_config((f"model=axial_resnet_26_{size}",)).backbone)
         for key, value in config.backbone.items():
-            if key not in ("stem", "stage_channels"):
+            if key not in ("stem", "width"):
                 assert other[key] == value, key
 
 

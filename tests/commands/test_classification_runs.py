@@ -225,7 +225,7 @@ def test_checkpoint_with_another_stem_starts_a_segmentation_model(
     run_folder: Path, tiny_run: list[str], tmp_path: Path
 ) -> None:
     checkpoint = run_folder / "checkpoints/last.ckpt"
-    stem = ["model/stem@model.backbone.stem=conv_tiny", "model.backbone.stem.channels=24"]
+    stem = ["model/stem@model.backbone.stem=conv", "model.backbone.stem.channels=96"]
     log = segmentation(tiny_run, checkpoint, tmp_path, *stem)
     assert re.search(r"loaded: backbone\.stages \d+\n", log)
     assert "(the file has another kind of stem): backbone.stem 5" in log
