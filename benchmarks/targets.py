@@ -71,11 +71,11 @@ def loop_centers(
         is_instance |= mask
     return {
         "semantic": segments.semantic_map(categories.ignore_class),
-        "semantic_weight": weight,
+        "semantic_pixel_weights": weight,
         "center": center[radius:-radius, radius:-radius],
-        "center_weight": (id_map > 0).astype(np.float32),
+        "center_pixel_weights": (id_map > 0).astype(np.float32),
         "offset": offset,
-        "offset_weight": is_instance.astype(np.float32),
+        "offset_pixel_weights": is_instance.astype(np.float32),
     }
 
 
@@ -99,7 +99,7 @@ def loop_masks(
         count += 1
     return {
         "semantic": segments.semantic_map(categories.ignore_class),
-        "semantic_weight": weight,
+        "semantic_pixel_weights": weight,
         "thing_id_mask": thing_id_mask,
         "thing_id_class": thing_id_class,
     }

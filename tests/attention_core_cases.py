@@ -13,10 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from axialseg.layers.axial_inputs import AxialInputs
 from axialseg.layers.chunked_attention import chunked_attention
 from axialseg.layers.lean_axial_attention import AttentionCore
 
-NAMES = ("output", "query", "key", "value", "scales", "query_rows", "key_rows", "value_rows")
+Given = tuple[AxialInputs, Tensor]  # and the scales
+NAMES = ("output", *AxialInputs._fields[:6], "scales")
 
 
 class Case(NamedTuple):
@@ -69,7 +71,7 @@ def random_case(seed: int) -> Case:
     )
 
 
-def inputs(case: Case, device: str) -> list[Tensor | None]:
+def inputs(case: Case, device: str) -> Given:
     """Slices of one tensor in the case's order; scales that give the softmax something to do."""
     generator = torch.Generator().manual_seed(sum(map(hash, case[:7] if case.span else case[:6])))
     channels = [case.heads * d for d in (case.key_depth, case.key_depth, case.value_depth)]
@@ -87,21 +89,26 @@ def inputs(case: Case, device: str) -> list[Tensor | None]:
         return rows.to(device) if is_there else None
 
     scales = torch.randn(sum(case.terms[:3]), case.heads, generator=generator)
-    return [
+    given = AxialInputs(
         query,
         key,
         value if case.terms[3] else None,
-        (2 * scales / case.key_depth**0.5).to(device),
         table(case.terms[1], case.key_depth),
         table(case.terms[2], case.key_depth),
         table(case.terms[4], case.value_depth),
-    ]
+        span,
+        case.heads,
+        bool(case.terms[0]),
+    )
+    return given, (2 * scales / case.key_depth**0.5).to(device)
 
 
-def step(core: AttentionCore, given: list[Tensor | None], span: int) -> list[Tensor | None]:
-    """The output and the gradients of the inputs."""
-    leaves = [None if x is None else x.detach().requires_grad_() for x in given]
-    y = core(*leaves, span)
+def step(core: AttentionCore, given: Given) -> list[Tensor | None]:
+    """The output and the gradients of the inputs and of the scales."""
+    inputs, scales = given
+    tensors = (*inputs.tensors, scales)
+    leaves = [None if x is None else x.detach().requires_grad_() for x in tensors]
+    y = core(AxialInputs(*leaves[:6], *inputs[6:]), leaves[6])
     weight = torch.linspace(0, 9, y.numel(), dtype=torch.float64).sin().view(y.shape)
     (y * weight.to(y)).sum().backward()
     return [y.detach(), *(None if x is None else x.grad for x in leaves)]
@@ -112,13 +119,12 @@ def errors(core: AttentionCore, case: Case, device: str = "cpu") -> dict[str, li
 
     They are relative to the largest value, at least 1, of the truth: the same inputs in float64.
     """
-    given, span = inputs(case, device), case.span or 2 * case.length - 1
-    wide = [None if x is None else x.double() for x in given]
-    truths = step(chunked_attention, wide, span)
+    given, scales = inputs(case, device)
+    doubles = (None if x is None else x.double() for x in given.tensors)
+    truths = step(chunked_attention, (AxialInputs(*doubles, *given[6:]), scales.double()))
     found = {}
-    for name, *ours, truth in zip(
-        NAMES, step(core, given, span), step(chunked_attention, given, span), truths, strict=True
-    ):
+    pair = (step(form, (given, scales)) for form in (core, chunked_attention))
+    for name, *ours, truth in zip(NAMES, *pair, truths, strict=True):
         if truth is not None:
             scale = truth.abs().max().clamp(min=1.0)
             assert all(x is not None and x.shape == truth.shape for x in ours)

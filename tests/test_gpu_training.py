@@ -64,11 +64,10 @@ def losses_and_gradients(
     torch.manual_seed(0)
     with torch.autocast(batch["image"].device.type, dtype, enabled=dtype is not None):
         losses = task.training_losses(task.ordered(batch))
-    total = torch.stack(tuple(losses.values())).sum()
     scale = 1024.0 if precision == "16-mixed" else 1.0
-    (total * scale).backward()
+    (losses.total.sum() * scale).backward()
     gradients = {n: p.grad / scale for n, p in task.named_parameters() if p.grad is not None}
-    results = {**losses, **gradients, **dict(task.named_buffers())}
+    results = {**losses.terms, **gradients, **dict(task.named_buffers())}
     return {name: value.detach().float().cpu() for name, value in results.items()}
 
 

@@ -15,7 +15,7 @@ from published_models import model_config
 from torch import Tensor, nn
 
 from axialseg.build import build
-from axialseg.decoders.max_deeplab import MaxDeepLabOutput
+from axialseg.decoders.max_deeplab import MaskHeads
 
 NAME = "tiny_max_deeplab_s"
 # deeplab2's overrides for its tiny model.
@@ -75,7 +75,7 @@ def golden_image() -> Tensor:
     return rule_image(shape["tag"], shape["batch"], shape["height"], shape["width"])
 
 
-def check_heads(heads: MaxDeepLabOutput, prefix: str, limit: float = TOLERANCE) -> None:
+def check_heads(heads: MaskHeads, prefix: str, limit: float = TOLERANCE) -> None:
     """Compares the heads with the goldens ``before/`` or ``train_forward/``."""
     golden = arrays(NAME)
     for ours, theirs in HEADS.items():

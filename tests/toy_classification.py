@@ -80,7 +80,7 @@ def toy_task(max_steps: int = 10, lr: float = 0.02, **arguments: Any) -> Classif
     """The task on the toy net."""
     return ClassificationTask(
         ByColor(),
-        ClassificationLoss(),
+        ClassificationLoss(label_smoothing=0.1),
         optimizer=partial(Adam),
         parameter_groups=partial(parameter_groups, lr=lr),
         curve=PolySchedule(max_steps),

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from axialseg.datasets.sample import PanopticSample
 from axialseg.datasets.sampler import CounterSampler, SampleKey, ShardSampler
+from axialseg.losses.losses import Losses
 from axialseg.optim.adam import Adam
 from axialseg.optim.param_groups import parameter_groups
 from axialseg.optim.poly_schedule import PolySchedule
@@ -57,12 +58,13 @@ class ToyNet(nn.Module):
         return Heads(self.head(self.backbone(x)))
 
 
-def toy_loss(outputs: Heads, batch: dict[str, Any]) -> dict[str, Tensor]:
+def toy_loss(outputs: Heads, batch: dict[str, Any]) -> Losses:
     """Cross-entropy, and a term that is NaN where the batch says so."""
     assert outputs.semantic.dtype == torch.float32
     semantic = F.cross_entropy(outputs.semantic, batch["semantic"].long(), reduction="none")
-    extra = 0.01 * outputs.semantic.square().mean((1, 2, 3)) + batch.get("poison", 0.0)
-    return {"semantic": semantic.mean((1, 2)), "extra": extra}
+    extra = outputs.semantic.square().mean((1, 2, 3)) + batch.get("poison", 0.0)
+    terms = {"semantic": semantic.mean((1, 2)), "extra": extra}
+    return Losses.weighted(terms, {"semantic": 1.0, "extra": 0.01})
 
 
 class ToyMaps(NamedTuple):

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from axialseg.decoders.max_deeplab import MaxDeepLabOutput
+from axialseg.decoders.max_deeplab import MaskHeads
+from axialseg.decoders.panoptic_deeplab import PanopticHeads
 from axialseg.layers.resize import resize_bilinear, resize_nearest, resize_offsets
-from axialseg.models.panoptic_deeplab import PanopticDeepLabOutput
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.panoptic_map import PanopticSegments
 
@@ -58,21 +58,19 @@ def perfect_outputs(like: Any, targets: Mapping[str, Tensor], categories: Catego
     Raises:
         TypeError: `like` is of neither method.
     """
-    if isinstance(like, PanopticDeepLabOutput):
+    if isinstance(like, PanopticHeads):
         return _perfect_centers(like, targets)
-    if isinstance(like, MaxDeepLabOutput):
+    if isinstance(like, MaskHeads):
         return _perfect_masks(like, targets, categories)
     raise TypeError(f"{type(like).__name__} is no output of a panoptic network")
 
 
-def _perfect_centers(
-    like: PanopticDeepLabOutput, targets: Mapping[str, Tensor]
-) -> PanopticDeepLabOutput:
+def _perfect_centers(like: PanopticHeads, targets: Mapping[str, Tensor]) -> PanopticHeads:
     size = _size(like.semantic)
     center = resize_bilinear(targets["center"].unsqueeze(1), size)
     # A slope: a centre between two positions would otherwise be a line of equal maxima.
     center += 1e-3 * torch.linspace(0, 1, size[1]) + 7e-4 * torch.linspace(0, 1, size[0])[:, None]
-    return PanopticDeepLabOutput(
+    return PanopticHeads(
         _sure_of_classes(like.semantic, targets["semantic"]),
         center,
         resize_offsets(targets["offset"].float(), size),
@@ -80,8 +78,8 @@ def _perfect_centers(
 
 
 def _perfect_masks(
-    like: MaxDeepLabOutput, targets: Mapping[str, Tensor], categories: Categories
-) -> MaxDeepLabOutput:
+    like: MaskHeads, targets: Mapping[str, Tensor], categories: Categories
+) -> MaskHeads:
     """Things get the first slots in the order of their numbers, then come classes of stuff."""
     batch, slots, classes = like.class_logits.shape
     semantic, things = targets["semantic"], targets["thing_id_mask"].long()
@@ -99,7 +97,7 @@ def _perfect_masks(
             slot_map[image][where] = slot
             slot_class[image, slot] = position[class_id]
     near = resize_nearest(slot_map, _size(like.mask_logits))
-    return MaxDeepLabOutput(
+    return MaskHeads(
         SURE * F.one_hot(near, slots).permute(0, 3, 1, 2).float(),
         SURE * F.one_hot(slot_class, classes).float(),
         torch.zeros(like.pixel_embedding.shape),

@@ -191,7 +191,7 @@ def training_step(
     """
     device = batch["image"].device.type
     with torch.autocast(device, autocast, enabled=autocast is not None):
-        total = torch.stack(tuple(task.training_losses(task.ordered(batch)).values())).sum()
+        total = task.training_losses(task.ordered(batch)).total.sum()
     optimizer.zero_grad()
     total.backward()
     optimizer.step()

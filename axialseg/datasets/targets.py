@@ -66,11 +66,11 @@ class PanopticDeepLabTargets:
         Returns:
             `semantic` uint8 (int32 if class ids go beyond 255) ``[H, W]``, class ids,
             `ignore_class` where nothing is to be learnt;
-            `semantic_weight` float32 ``[H, W]``;
+            `semantic_pixel_weights` float32 ``[H, W]``;
             `center` float32 ``[H, W]``, 0..1, 1 at centres;
-            `center_weight` bool ``[H, W]``, False at void and crowds;
+            `center_pixel_weights` bool ``[H, W]``, False at void and crowds;
             `offset` int16 ``[2, H, W]``, (dy, dx) in pixels from here to the instance's centre,
-            0 outside instances; `offset_weight` bool ``[H, W]``, True at instances.
+            0 outside instances; `offset_pixel_weights` bool ``[H, W]``, True at instances.
         """
         height, width = segments.id_map.shape
         # Row 0 of every table is void, row k is segment k.
@@ -85,23 +85,23 @@ class PanopticDeepLabTargets:
         center_x = np.rint(runs.sums(columns, tables.count) / pixels)
 
         is_small = is_instance & (area < self.small_instance_area)
-        center_weight = ~tables.is_crowd
-        center_weight[0] = False
-        offset_weight = runs.painted(is_instance[runs.ids])
+        center_pixel_weights = ~tables.is_crowd
+        center_pixel_weights[0] = False
+        offset_pixel_weights = runs.painted(is_instance[runs.ids])
         offset = np.empty((2, height, width), np.int16)
         to_center = (center_y[runs.ids] - runs.rows) * is_instance[runs.ids]
         offset[0] = runs.painted(to_center.astype(np.int16))
         places = runs.painted(center_x.astype(np.int16)[runs.ids])
         np.subtract(places, np.arange(width, dtype=np.int16), out=offset[1])
-        offset[1] *= offset_weight
+        offset[1] *= offset_pixel_weights
         y, x = (center[is_instance].astype(np.int64) for center in (center_y, center_x))
         return {
             "semantic": runs.painted(tables.semantic(self.crowd_is_void)[runs.ids]),
-            "semantic_weight": runs.painted(self._weights(is_small)[runs.ids]),
+            "semantic_pixel_weights": runs.painted(self._weights(is_small)[runs.ids]),
             "center": self._heat_map(y, x, height, width),
-            "center_weight": runs.painted(center_weight[runs.ids]),
+            "center_pixel_weights": runs.painted(center_pixel_weights[runs.ids]),
             "offset": offset,
-            "offset_weight": offset_weight,
+            "offset_pixel_weights": offset_pixel_weights,
         }
 
     def _weights(self, is_small: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -163,7 +163,7 @@ class MaxDeepLabTargets:
         Returns:
             `semantic` uint8 (int32 if class ids go beyond 255) ``[H, W]``, class ids,
             `ignore_class` where nothing is to be learnt;
-            `semantic_weight` float32 ``[H, W]``;
+            `semantic_pixel_weights` float32 ``[H, W]``;
             `thing_id_mask` int16 ``[H, W]``, number of the instance, from 0 in the order in which
             they appear row by row, -1 elsewhere;
             `thing_id_class` int32 ``[slots]``, class id of each instance, -1 past the last.
@@ -187,7 +187,7 @@ class MaxDeepLabTargets:
         weights = np.where(is_small, self.small_instance_weight, 1).astype(np.float32)
         return {
             "semantic": runs.painted(semantic[runs.ids]),
-            "semantic_weight": runs.painted(weights[runs.ids]),
+            "semantic_pixel_weights": runs.painted(weights[runs.ids]),
             "thing_id_mask": runs.painted(numbers[runs.ids]),
             "thing_id_class": thing_id_class,
         }

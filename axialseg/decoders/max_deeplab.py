@@ -20,8 +20,10 @@ from axialseg.layers.initialization import truncated_normal_
 NO_OBJECT_PRIOR = 0.9  # share of the slots that "no object" is given before training
 
 
-class MaxDeepLabOutput(NamedTuple):
-    """Raw heads, h and w at stride 4, N slots; in float32 under autocast too, or in float64.
+class MaskHeads(NamedTuple):
+    """The raw heads of MaX-DeepLab, h and w at stride 4, N slots.
+
+    They are in float32 under autocast too, or in float64.
 
     Attributes:
         mask_logits: ``[B, N, h, w]``; a softmax over the slots gives their masks.
@@ -83,7 +85,7 @@ class MaxDeepLabHeads(nn.Module):
         class_feature: Tensor,
         mask_feature: Tensor,
         semantic_feature: Tensor,
-    ) -> MaxDeepLabOutput:
+    ) -> MaskHeads:
         """Predicts the raw heads.
 
         Args:
@@ -103,7 +105,7 @@ class MaxDeepLabHeads(nn.Module):
             logits = torch.einsum("bdhw,bdn->bnhw", embedding, widened(masks))
             classes = widened(classes)
             bias = F.pad(classes.new_full((1,), self.no_object_bias), (classes.shape[-1] - 1, 0))
-            return MaxDeepLabOutput(
+            return MaskHeads(
                 self.mask_norm(logits.unsqueeze(1)).squeeze(1),
                 classes + bias,
                 embedding,

@@ -5,14 +5,36 @@ Source: Cheng et al. 2020, "Panoptic-DeepLab" (arXiv 1911.10194), sec. 3.1; deep
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from axialseg.layers.convolution import ConvNormReLU, SeparableConvNormReLU
 from axialseg.layers.initialization import truncated_normal_
-from axialseg.layers.resize import resize_bilinear
+from axialseg.layers.resize import resize_bilinear, resize_offsets
+
+
+class PanopticHeads(NamedTuple):
+    """The raw heads of Panoptic-DeepLab, at stride 4 or resized to the image.
+
+    Attributes:
+        semantic: class logits ``[B, semantic_channels, h, w]``.
+        center: centre heat-map ``[B, 1, h, w]``, no activation, about 0..1.
+        offset: ``[B, 2, h, w]``, (dy, dx) from a pixel to its centre, in pixels of this resolution.
+    """
+
+    semantic: Tensor
+    center: Tensor
+    offset: Tensor
+
+    def resized(self, size: tuple[int, int]) -> "PanopticHeads":
+        """The heads at another resolution (H, W), aligned corners, offsets in its pixels."""
+        return PanopticHeads(
+            resize_bilinear(self.semantic, size),
+            resize_bilinear(self.center, size),
+            resize_offsets(self.offset, size),
+        )
 
 
 class ContextFactory(Protocol):

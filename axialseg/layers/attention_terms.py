@@ -26,7 +26,7 @@ class Block(NamedTuple):
     Attributes:
         queries: slice of the positions.
         keys: slice of the reversed positions.
-        first: of the table's windows, that of the first query (or key).
+        first: number of the table's window for the first query (or key).
     """
 
     queries: slice
@@ -96,11 +96,11 @@ class Table:
         self.gradients: dict[tuple[int, int, int], Tensor] = {}
 
     def windows(self, first: int, count: int, width: int) -> Tensor:
-        """A view ``[count, d, width]``: one window begins a row after the other."""
+        """A view ``[count, d, width]``: each window begins one row after the last."""
         return self.rows.unfold(-1, width, 1)[:, first : first + count].transpose(0, 1)
 
     def add_gradient(self, first: int, left: Tensor, right: Tensor) -> None:
-        """The products ``[count, d, n]`` x ``[count, n, width]`` belong to those windows."""
+        """Adds the products ``[count, d, n]`` x ``[count, n, width]`` to the windows' gradients."""
         place = (first, len(left), right.shape[-1])
         if place in self.gradients:
             self.gradients[place].baddbmm_(left, right)
@@ -108,7 +108,7 @@ class Table:
             self.gradients[place] = torch.bmm(left, right)
 
     def gradient(self) -> Tensor:
-        """Of `rows` as they were given, ``[span, d]``."""
+        """The gradient of the table `rows` that was given, ``[span, d]``."""
         total = torch.zeros_like(self.rows)
         for (first, count, width), gradient in self.gradients.items():
             # Padded, and read again with rows shorter by one: every diagonal becomes a column.
@@ -125,15 +125,15 @@ class Scratch:
         self.memory = like.new_empty(3, elements, dtype=dtype)
 
     def logits(self, *shape: int) -> Tensor:
-        """Of the logits, then of the weights."""
+        """Memory for the logits, which become the weights."""
         return self.memory[0, : math.prod(shape)].view(shape)
 
     def reordered(self, *shape: int) -> Tensor:
-        """Of a term of the logits, or of a gradient, in another order of n, I and J."""
+        """Memory for a term of the logits, or for a gradient, in another order of n, I and J."""
         return self.memory[1, : math.prod(shape)].view(shape)
 
     def gradient(self, *shape: int) -> Tensor:
-        """Of the gradient of the weights, then of the logits."""
+        """Memory for the gradient of the weights, which becomes that of the logits."""
         return self.memory[2, : math.prod(shape)].view(shape)
 
 
@@ -149,12 +149,16 @@ class Similarity(Protocol):
         ...
 
     def add_gradients(self, query: Tensor, key: Tensor) -> Tensor:
-        """Adds to gradients ``[b, h, d, s, L]``; returns that of the scales, float64 ``[n]``."""
+        """Adds to the gradients of the query and the key, each ``[b, h, d, s, L]``.
+
+        Returns:
+            The gradient of the scales, float64 ``[n]``.
+        """
         ...
 
 
 class Content:
-    """q . k of a chunk.
+    """The term q . k of a chunk.
 
     Args:
         query: ``[b, h, d, s, L]``.
@@ -168,7 +172,8 @@ class Content:
         self.query = layout.by_sequence(query)
         self.scaled = self.query * self.scale
         self.key = layout.by_sequence(key).flip(-1)
-        # The same for all keys of a query: exact, and large keys cost no precision.
+        # All logits of a query change by one number, which the softmax does not see; large keys
+        # then cost no precision.
         self.key -= self.key.mean(-1, keepdim=True)
         self.query_sum = self.query.new_empty(self.query.shape)
         self.key_sum = self.query.new_zeros(self.query.shape)
@@ -193,12 +198,12 @@ class Content:
 
 
 class QueryPosition:
-    """q . rq of a chunk.
+    """The term q . rq of a chunk.
 
     Args:
         query: ``[b, h, d, s, L]``.
         scale: ``[n]``.
-        table: of rq.
+        table: the rows rq.
         layout: of the chunk.
         scratch: of the pass.
     """
@@ -233,7 +238,7 @@ class QueryPosition:
 
 
 class KeyPosition:
-    """k . rk of a chunk; see `QueryPosition`."""
+    """The term k . rk of a chunk; arguments as of `QueryPosition`, with the key."""
 
     def __init__(
         self, key: Tensor, scale: Tensor, table: Table, layout: Layout, scratch: Scratch
@@ -269,7 +274,7 @@ class KeyPosition:
 
 
 class Retrieval(Protocol):
-    """A term of what a chunk retrieves."""
+    """A term that a chunk retrieves with its weights."""
 
     def retrieve(self, weights: Tensor, block: Block) -> Tensor:
         """Weights ``[n, I, J]`` -> ``[b, h, d, s, I]``."""
@@ -287,7 +292,7 @@ class Retrieval(Protocol):
 
 
 class ValueContent:
-    """Sum over the keys of w v of a chunk.
+    """The sum of w v over the keys of a chunk.
 
     Args:
         value: ``[b, h, d, s, L]``.
@@ -318,15 +323,15 @@ class ValueContent:
         self.sum[..., block.keys] += torch.bmm(left, weights)
 
     def value_gradient(self) -> Tensor:
-        """``[b, h, d, s, L]``."""
+        """The gradient of the values, ``[b, h, d, s, L]``."""
         return self.layout.from_sequences(self.sum.flip(-1))
 
 
 class ValuePosition:
-    """Sum over the keys of w rv of a chunk.
+    """The sum of w rv over the keys of a chunk.
 
     Args:
-        table: of rv.
+        table: the rows rv.
         layout: of the chunk.
         scratch: of the pass.
     """

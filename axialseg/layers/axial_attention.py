@@ -23,12 +23,13 @@ L length of the attended axis, h heads, d channels of a head, K and V channels o
 and values; b blocks, q queries and k keys of a block.
 """
 
-from typing import Literal, NamedTuple, Protocol, TypedDict
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from axialseg.layers.axial_inputs import AxialInputs
 from axialseg.layers.batch_norm import BatchNorm
 from axialseg.layers.convolution import ConvNorm
 from axialseg.layers.initialization import truncated_normal_
@@ -101,45 +102,18 @@ def _offsets(queries: int, margin: int, device: torch.device) -> Tensor:
 class Formulation(Protocol):
     """How the layer is computed between its projection and its last batch norm."""
 
-    def __call__(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor | None,
-        norm: BatchNorm,
-        query_rows: Tensor | None,
-        key_rows: Tensor | None,
-        value_rows: Tensor | None,
-        span: int,
-        heads: int,
-    ) -> Tensor:
+    def __call__(self, inputs: AxialInputs, norm: BatchNorm) -> Tensor:
         """Attends along the last axis of each sequence.
 
         Args:
-            query: ``[B, K, S, L]``, S sequences of an image; any strides.
-            key: ``[B, K, S, L]``.
-            value: ``[B, V, S, L]``; None leaves the content out of what is retrieved.
+            inputs: of the layer.
             norm: of the similarity terms, h channels each: content, query position, key position,
-                as far as they are there. In training its running statistics move.
-            query_rows: ``[span, K / h]`` rq of the offsets -(span // 2) .. span // 2; may be None.
-            key_rows: ``[span, K / h]`` rk; may be None.
-            value_rows: ``[span, V / h]`` rv; may be None.
-            span: odd, 1..2L - 1.
-            heads: h.
+                without those that are left out. In training its running statistics move.
 
         Returns:
-            ``[B, T' V, S, L]``: content, then position, as far as they are there.
+            ``[B, T' V, S, L]``: the T' terms that are retrieved, content before position.
         """
         ...
-
-
-class _Rows(TypedDict):
-    """The part of a formulation's arguments that depends on the length of the axis."""
-
-    query_rows: Tensor | None
-    key_rows: Tensor | None
-    value_rows: Tensor | None
-    span: int
 
 
 class AxialAttention(nn.Module):
@@ -219,15 +193,7 @@ class AxialAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: ``[B, C, H, W]`` -> ``[B, V, H, W]``."""
-        query, key, value = self._project(x)
-        y = self.formulation(
-            query,
-            key,
-            value if self.value_content else None,
-            self.similarity_norm,
-            **self._rows(query.shape[-1]),
-            heads=self.heads,
-        )
+        y = self.formulation(self._inputs(x), self.similarity_norm)
         y = self.retrieval_norm(y.transpose(2, 3) if self.axis == "height" else y)
         if self.value_content and self.value_table is not None:
             content, position = y.chunk(2, dim=1)
@@ -245,19 +211,11 @@ class AxialAttention(nn.Module):
             ``[N, h, L, L]``: sequence, head, query position, key position, N = B * W columns (axis
             height) or B * H rows (axis width), image by image. 0 beyond a query's span.
         """
-        query, key, _ = self._project(x)
-        length = query.shape[-1]
-        rows = self._rows(length)
-        blocks = _blocks(length, rows["span"], x.device)
-        local = reference_weights(
-            query,
-            key,
-            self.similarity_norm,
-            rows["query_rows"],
-            rows["key_rows"],
-            blocks,
-            self.heads,
-        ).flatten(2, 3)  # [N, h, b * q, k]
+        inputs = self._inputs(x)
+        length = inputs.query.shape[-1]
+        blocks = _blocks(length, inputs.span, x.device)
+        # [N, h, b * q, k]
+        local = reference_weights(inputs, self.similarity_norm, blocks).flatten(2, 3)
         window = torch.arange(local.shape[-1], device=x.device)
         starts = torch.arange(blocks.number, device=x.device) * blocks.queries
         position = starts.repeat_interleave(blocks.queries)[:, None] + window  # reach + key
@@ -265,74 +223,63 @@ class AxialAttention(nn.Module):
         weights.scatter_(-1, position.expand_as(local), local)
         return weights[..., :length, blocks.reach : blocks.reach + length]
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x: ``[B, C, H, W]`` -> query, key and value of the sequences, ``[B, K or V, S, L]``."""
+    def _inputs(self, x: Tensor) -> AxialInputs:
+        """x: ``[B, C, H, W]`` -> the projections, and the rows of the offsets within the span."""
         sizes = [self.key_channels, self.key_channels, self.value_channels]
-        query, key, value = self.qkv(x).split(sizes, dim=1)
+        parts = self.qkv(x).split(sizes, dim=1)
         if self.axis == "height":
             # After the split, so that the gradients are joined in the order that they lie in.
-            return query.transpose(2, 3), key.transpose(2, 3), value.transpose(2, 3)
-        return query, key, value
-
-    def _rows(self, length: int) -> _Rows:
-        """The rows of the offsets that an axis of this length has within the span."""
+            parts = tuple(part.transpose(2, 3) for part in parts)
+        query, key, value = parts
+        length = query.shape[-1]
         reach = length - 1 if self.span is None else min((self.span - 1) // 2, length - 1)
-        tables = (self.query_table, self.key_table, self.value_table)
-        device = self.similarity_norm.weight.device
-        offsets = torch.arange(-reach, reach + 1, device=device)
+        offsets = torch.arange(-reach, reach + 1, device=self.similarity_norm.weight.device)
         row = offsets.clamp(-self.max_offset, self.max_offset) + self.max_offset
-        query, key, value = (None if table is None else table[row] for table in tables)
-        return {"query_rows": query, "key_rows": key, "value_rows": value, "span": 2 * reach + 1}
+        tables = (self.query_table, self.key_table, self.value_table)
+        query_rows, key_rows, value_rows = (None if t is None else t[row] for t in tables)
+        return AxialInputs(
+            query,
+            key,
+            value if self.value_content else None,
+            query_rows,
+            key_rows,
+            value_rows,
+            2 * reach + 1,
+            self.heads,
+            self.content_similarity,
+        )
 
 
-def reference_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor | None,
-    norm: BatchNorm,
-    query_rows: Tensor | None,
-    key_rows: Tensor | None,
-    value_rows: Tensor | None,
-    span: int,
-    heads: int,
-) -> Tensor:
+def reference_attention(inputs: AxialInputs, norm: BatchNorm) -> Tensor:
     """A `Formulation`: the formulas at the top, read out; every pair in sight is in memory."""
-    batch, _, _, length = query.shape
-    blocks = _blocks(length, span, query.device)
-    weights = reference_weights(query, key, norm, query_rows, key_rows, blocks, heads)
+    batch, _, _, length = inputs.query.shape
+    blocks = _blocks(length, inputs.span, inputs.query.device)
+    weights = reference_weights(inputs, norm, blocks)
     retrieved = []
-    if value is not None:
-        values = blocks.keys(_sequences(value, heads))
+    if inputs.value is not None:
+        values = blocks.keys(_sequences(inputs.value, inputs.heads))
         retrieved.append(torch.einsum("nhbij,nhdbj->nhdbi", weights, values))
-    if value_rows is not None:
-        rows = blocks.rows(value_rows)
+    if inputs.value_rows is not None:
+        rows = blocks.rows(inputs.value_rows)
         retrieved.append(torch.einsum("nhbij,ijd->nhdbi", weights, rows))
     terms = [r.flatten(-2)[..., :length].flatten(1, 2) for r in retrieved]
     y = torch.cat(terms, dim=1)  # [N, T' V, L]
     return y.unflatten(0, (batch, -1)).transpose(1, 2)
 
 
-def reference_weights(
-    query: Tensor,
-    key: Tensor,
-    norm: BatchNorm,
-    query_rows: Tensor | None,
-    key_rows: Tensor | None,
-    blocks: _Blocks,
-    heads: int,
-) -> Tensor:
+def reference_weights(inputs: AxialInputs, norm: BatchNorm, blocks: _Blocks) -> Tensor:
     """Weights ``[N, h, b, q, k]`` of the queries and keys of each block; 0 out of sight."""
-    queries = blocks.split(_sequences(query, heads))
-    keys = blocks.keys(_sequences(key, heads))
+    queries = blocks.split(_sequences(inputs.query, inputs.heads))
+    keys = blocks.keys(_sequences(inputs.key, inputs.heads))
     terms = []
-    if norm.weight.numel() > heads * ((query_rows is not None) + (key_rows is not None)):
+    if inputs.uses_content:
         terms.append(torch.einsum("nhdbi,nhdbj->nhbij", queries, keys))
-    if query_rows is not None:
-        terms.append(torch.einsum("nhdbi,ijd->nhbij", queries, blocks.rows(query_rows)))
-    if key_rows is not None:
-        terms.append(torch.einsum("nhdbj,ijd->nhbij", keys, blocks.rows(key_rows)))
+    if inputs.query_rows is not None:
+        terms.append(torch.einsum("nhdbi,ijd->nhbij", queries, blocks.rows(inputs.query_rows)))
+    if inputs.key_rows is not None:
+        terms.append(torch.einsum("nhdbj,ijd->nhbij", keys, blocks.rows(inputs.key_rows)))
     normalised = norm(torch.cat(terms, dim=1), blocks.visible)
-    logits = normalised.unflatten(1, (len(terms), heads)).sum(1)
+    logits = normalised.unflatten(1, (len(terms), inputs.heads)).sum(1)
     if blocks.visible is not None:
         # Not -inf: the last block's surplus queries see nothing, and would become NaN.
         logits = logits.masked_fill(~blocks.visible, torch.finfo(logits.dtype).min)

@@ -1,8 +1,8 @@
 """The core of axial attention in chunks: the logits are never in memory as a whole.
 
 The backward pass keeps the inputs only, and computes the weights again. A chunk is some sequences,
-of several images where they are small; its queries are taken block by block with all keys in their
-reach, so that the logits at hand fit in a cache. What is computed of a block: attention_terms.py.
+of several images where they are small. Its queries are taken block by block with all keys in their
+reach, so that the logits of a block fit in a cache. attention_terms.py computes a block.
 
 Letters: n sequences times heads of a chunk, d channels of a head; I queries and J keys of a block.
 """
@@ -28,25 +28,22 @@ from axialseg.layers.attention_terms import (
     ValueContent,
     ValuePosition,
 )
+from axialseg.layers.axial_inputs import (
+    AXIAL_INPUTS_SCHEMA,
+    AxialInputs,
+    empty_gradients,
+    empty_like,
+)
 from axialseg.layers.full_precision import full_precision
 
-# Bytes of the logits at hand: about what a core's caches hold; on a GPU, what keeps it busy.
+# Bytes of the logits in memory at a time: about a core's caches; on a GPU, enough to keep it busy.
 CHUNK_BYTES = {"cpu": 2**20, "cuda": 2**27}
-FEWEST_ROWS = 32  # n of a chunk: thinner products by position are slow
+FEWEST_ROWS = 32  # a chunk has at least this n: thinner products by position are slow
 
 
-def chunked_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor | None,
-    scales: Tensor,
-    query_rows: Tensor | None,
-    key_rows: Tensor | None,
-    value_rows: Tensor | None,
-    span: int,
-) -> Tensor:
+def chunked_attention(inputs: AxialInputs, scales: Tensor) -> Tensor:
     """An `AttentionCore` for every device, see there."""
-    return _attend(query, key, value, scales, query_rows, key_rows, value_rows, span)
+    return _attend(*inputs, scales)
 
 
 def _blocks(length: int, span: int, count: int) -> list[Block]:
@@ -62,7 +59,7 @@ def _blocks(length: int, span: int, count: int) -> list[Block]:
 
 
 def _margin(length: int, span: int, count: int) -> int:
-    """Rows out of sight at each end of a table: those of the corners of local blocks."""
+    """Rows to add at each end of a table, for the pairs of local blocks that are out of sight."""
     return count - 1 if _is_local(length, span) else 0
 
 
@@ -71,7 +68,7 @@ def _is_local(length: int, span: int) -> bool:
 
 
 def _cut(length: int, span: int, elements: int) -> tuple[list[Block], int]:
-    """The blocks, and n of a chunk, so that a block has about so many logits."""
+    """The blocks, and n of a chunk, so that a block has about `elements` logits."""
     count = elements // (min(span, length) * FEWEST_ROWS)
     if _is_local(length, span):
         count = min(count, max(span // 4, 8))  # the more queries, the more keys out of sight
@@ -103,8 +100,8 @@ class _Chunk(NamedTuple):
         heads: slice of the heads.
         sequences: slice of the sequences.
         similarities: the terms of the logits, in the order of the scales.
-        content: what retrieves values, None where nothing does.
-        position: what retrieves rows, None where nothing does.
+        content: what retrieves values; None if nothing does.
+        position: what retrieves table rows; None if nothing does.
     """
 
     images: slice
@@ -115,27 +112,18 @@ class _Chunk(NamedTuple):
     position: ValuePosition | None
 
     def retrievals(self) -> list[Retrieval]:
-        """The terms retrieved, in the order of the output."""
+        """The terms that are retrieved, in the order of the output."""
         return [x for x in (self.content, self.position) if x is not None]
 
 
 class _Core:
     """What both passes share; the arguments are those of `AttentionCore`."""
 
-    def __init__(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor | None,
-        scales: Tensor,
-        query_rows: Tensor | None,
-        key_rows: Tensor | None,
-        value_rows: Tensor | None,
-        span: int,
-    ) -> None:
-        self.query, self.key, self.value = query, key, value
+    def __init__(self, inputs: AxialInputs, scales: Tensor) -> None:
+        query, span = inputs.query, inputs.span
+        self.query, self.key, self.value = query, inputs.key, inputs.value
+        self.heads, self.uses_content = inputs.heads, inputs.uses_content
         self.scales = scales.to(torch.promote_types(query.dtype, torch.float32))
-        self.heads = scales.shape[1]
         dtype = self.scales.dtype
         batch, _, sequences, length = query.shape
         size = CHUNK_BYTES.get(query.device.type, CHUNK_BYTES["cuda"]) // dtype.itemsize
@@ -150,8 +138,8 @@ class _Core:
         def table(rows: Tensor | None) -> Table | None:
             return None if rows is None else Table(rows, margin, dtype)
 
-        self.query_table, self.key_table = table(query_rows), table(key_rows)
-        self.value_table = table(value_rows)
+        self.query_table, self.key_table = table(inputs.query_rows), table(inputs.key_rows)
+        self.value_table = table(inputs.value_rows)
         self.hidden: Table | None = None
         if margin:
             self.hidden = Table(query.new_zeros(span, 1), margin, dtype)
@@ -182,7 +170,7 @@ class _Core:
         scales = scales.repeat(1, _size(images))
         query, key = part(self.query), part(self.key)
         similarities: list[Similarity] = []
-        if len(scales) > (self.query_table is not None) + (self.key_table is not None):
+        if self.uses_content:
             similarities.append(Content(query, key, scales[0], layout))
         if self.query_table is not None:
             scale = scales[len(similarities)]
@@ -201,11 +189,11 @@ class _Core:
         return x[images, :, sequences].unflatten(1, (self.heads, -1))[:, heads]
 
     def part(self, x: Tensor, chunk: _Chunk) -> Tensor:
-        """x: ``[B, C, S, L]`` -> a view of what belongs to a chunk, ``[b, h, d, s, L]``."""
+        """x: ``[B, C, S, L]`` -> a view of a chunk's part, ``[b, h, d, s, L]``."""
         return self._part(x, chunk.images, chunk.heads, chunk.sequences)
 
     def retrieved(self, x: Tensor, chunk: _Chunk) -> list[Tensor]:
-        """x: ``[B, T' V, S, L]`` -> a view ``[b, h, d, s, L]`` for each term retrieved."""
+        """x: ``[B, T' V, S, L]`` -> a view ``[b, h, d, s, L]`` for each retrieved term."""
         return [self.part(term, chunk) for term in x.chunk(len(chunk.retrievals()), dim=1)]
 
     def weights(self, chunk: _Chunk, block: Block) -> Tensor:
@@ -238,8 +226,8 @@ def _backward(core: _Core, gradient: Tensor) -> list[Tensor | None]:
         gradient: of the output, ``[B, T' V, S, L]``.
     """
     dtype = core.scales.dtype
-    query_grad, key_grad = (_empty_like(x, x.shape[1]).zero_() for x in (core.query, core.key))
-    value_grad = None if core.value is None else _empty_like(core.value, core.value.shape[1])
+    query_grad, key_grad = (empty_like(x).zero_() for x in (core.query, core.key))
+    value_grad = None if core.value is None else empty_like(core.value)
     # A sum over every position of the batch.
     scale_grad = torch.zeros_like(core.scales, dtype=torch.float64)
     for chunk in core.chunks():
@@ -264,99 +252,59 @@ def _backward(core: _Core, gradient: Tensor) -> list[Tensor | None]:
             core.part(value_grad, chunk).copy_(chunk.content.value_gradient())
     tables = (core.query_table, core.key_table, core.value_table)
     rows = (None if table is None else table.gradient() for table in tables)
-    return [query_grad, key_grad, value_grad, scale_grad, *rows]
-
-
-def _empty_like(x: Tensor, channels: int) -> Tensor:
-    """Memory for ``[B, channels, S, L]``, dense and in the order of x's."""
-    order = sorted(range(4), key=x.stride, reverse=True)
-    shape = (x.shape[0], channels, *x.shape[2:])
-    return torch.empty_permuted(shape, order, dtype=x.dtype, device=x.device)
+    return [query_grad, key_grad, value_grad, *rows, scale_grad]
 
 
 # Operators of the library, so that a compiler takes each one as a whole.
-@torch.library.custom_op("axialseg::axial_attention", mutates_args=())
-def _attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor | None,
-    scales: Tensor,
-    query_rows: Tensor | None,
-    key_rows: Tensor | None,
-    value_rows: Tensor | None,
-    span: int,
-) -> Tensor:
-    output = _output(query, key, value, scales, query_rows, key_rows, value_rows, span)
-    with full_precision(query):
-        core = _Core(query, key, value, scales, query_rows, key_rows, value_rows, span)
-        _forward(core, output)
+@torch.library.custom_op(
+    "axialseg::axial_attention",
+    mutates_args=(),
+    schema=f"({AXIAL_INPUTS_SCHEMA}, Tensor scales) -> Tensor",
+)
+def _attend(*arguments: Any) -> Tensor:
+    inputs, scales = AxialInputs(*arguments[:-1]), arguments[-1]
+    output = empty_like(inputs.query, inputs.retrieved_channels)
+    with full_precision(inputs.query):
+        _forward(_Core(inputs, scales), output)
     return output
 
 
 @_attend.register_fake
-def _output(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor | None,
-    scales: Tensor,
-    query_rows: Tensor | None,
-    key_rows: Tensor | None,
-    value_rows: Tensor | None,
-    span: int,
-) -> Tensor:
-    """Memory for the output."""
-    channels = 0 if value is None else value.shape[1]
-    if value_rows is not None:
-        channels += value_rows.shape[1] * scales.shape[1]
-    return _empty_like(query, channels)
+def _(*arguments: Any) -> Tensor:
+    inputs = AxialInputs(*arguments[:-1])
+    return empty_like(inputs.query, inputs.retrieved_channels)
 
 
-@torch.library.custom_op("axialseg::axial_attention_backward", mutates_args=())
-def _attend_backward(
-    gradient: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor | None,
-    scales: Tensor,
-    query_rows: Tensor | None,
-    key_rows: Tensor | None,
-    value_rows: Tensor | None,
-    span: int,
-) -> list[Tensor]:
-    """Gradients of the tensors that are there, in their order."""
-    inputs = (query, key, value, scales, query_rows, key_rows, value_rows)
-    with full_precision(query):
-        gradients = _backward(_Core(*inputs, span), gradient)
-    pairs = zip(gradients, inputs, strict=True)
+@torch.library.custom_op(
+    "axialseg::axial_attention_backward",
+    mutates_args=(),
+    schema=f"(Tensor gradient, {AXIAL_INPUTS_SCHEMA}, Tensor scales) -> Tensor[]",
+)
+def _attend_backward(gradient: Tensor, *arguments: Any) -> list[Tensor]:
+    """The gradients of the tensors that are there, in their order; the scales are the last."""
+    inputs, scales = AxialInputs(*arguments[:-1]), arguments[-1]
+    with full_precision(inputs.query):
+        gradients = _backward(_Core(inputs, scales), gradient)
+    pairs = zip(gradients, (*inputs.tensors, scales), strict=True)
     return [g.to(x.dtype) for g, x in pairs if g is not None and x is not None]
 
 
 @_attend_backward.register_fake
-def _gradients(
-    gradient: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor | None,
-    scales: Tensor,
-    query_rows: Tensor | None,
-    key_rows: Tensor | None,
-    value_rows: Tensor | None,
-    span: int,
-) -> list[Tensor]:
-    maps = [_empty_like(x, x.shape[1]) for x in (query, key, value) if x is not None]
-    others = (scales, query_rows, key_rows, value_rows)
-    return [*maps, *(torch.empty_like(x) for x in others if x is not None)]
+def _(gradient: Tensor, *arguments: Any) -> list[Tensor]:
+    return empty_gradients(AxialInputs(*arguments[:-1]), arguments[-1])
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:-1])
-    ctx.span = inputs[-1]
+    *given, scales = inputs
+    ctx.save_for_backward(*given[:6], scales)
+    ctx.options = given[6:]
 
 
 def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    inputs = ctx.saved_tensors
-    present = iter(_attend_backward(gradient, *inputs, ctx.span))
-    return *(None if x is None else next(present) for x in inputs), None
+    *tensors, scales = ctx.saved_tensors
+    present = iter(_attend_backward(gradient, *tensors, *ctx.options, scales))
+    gradients = [None if x is None else next(present) for x in tensors]
+    return *gradients, *(None for _ in ctx.options), next(present)
 
 
 _attend.register_autograd(_differentiate, setup_context=_keep)

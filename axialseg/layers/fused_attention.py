@@ -11,6 +11,7 @@ import logging
 import torch
 from torch import Tensor
 
+from axialseg.layers.axial_inputs import AxialInputs
 from axialseg.layers.batch_norm import BatchNorm
 from axialseg.layers.chunked_attention import chunked_attention
 from axialseg.layers.lean_axial_attention import AttentionCore, lean_attention
@@ -37,28 +38,13 @@ else:
     from axialseg.layers.triton_axial_attention import fits, triton_attention
 
 
-def fused_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor | None,
-    norm: BatchNorm,
-    query_rows: Tensor | None,
-    key_rows: Tensor | None,
-    value_rows: Tensor | None,
-    span: int,
-    heads: int,
-) -> Tensor:
+def fused_attention(inputs: AxialInputs, norm: BatchNorm) -> Tensor:
     """A `Formulation`: `lean_attention` with the kernel as its core, where it can run.
 
-    Arguments as of `lean_attention`. Tensors on a CPU, float64 and very deep heads take the
-    portable core.
+    Tensors on a CPU, float64 and very deep heads take the portable core.
     """
     core: AttentionCore = chunked_attention
-    retrieved = value.shape[1] // heads if value is not None else 0
-    depths = query.shape[1] // heads, retrieved if value_rows is None else value_rows.shape[1]
-    on_gpu = query.is_cuda and query.dtype != torch.float64
-    if _REASON is None and on_gpu and fits(*depths):
+    on_gpu = inputs.query.is_cuda and inputs.query.dtype != torch.float64
+    if _REASON is None and on_gpu and fits(*inputs.depths):
         core = triton_attention
-    return lean_attention(
-        query, key, value, norm, query_rows, key_rows, value_rows, span, heads, core
-    )
+    return lean_attention(inputs, norm, core)

@@ -14,6 +14,12 @@ import torch
 import triton
 from torch import Tensor
 
+from axialseg.layers.axial_inputs import (
+    AXIAL_INPUTS_SCHEMA,
+    AxialInputs,
+    empty_gradients,
+    empty_like,
+)
 from axialseg.layers.triton_kernels import (
     forward_kernel,
     key_kernel,
@@ -26,19 +32,10 @@ from axialseg.layers.triton_kernels import (
 TABLE_PROGRAMS = 1024
 
 
-def triton_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor | None,
-    scales: Tensor,
-    query_rows: Tensor | None,
-    key_rows: Tensor | None,
-    value_rows: Tensor | None,
-    span: int,
-) -> Tensor:
+def triton_attention(inputs: AxialInputs, scales: Tensor) -> Tensor:
     """An `AttentionCore` for CUDA, see there; not for float64."""
     output: Tensor
-    output, _ = _attend(query, key, value, scales, query_rows, key_rows, value_rows, span)
+    output, _ = _attend(*inputs, scales)
     return output
 
 
@@ -86,25 +83,11 @@ def padded(depth: int) -> int:
 class _Launch:
     """What the kernels share; the arguments are those of `AttentionCore`."""
 
-    def __init__(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor | None,
-        scales: Tensor,
-        query_rows: Tensor | None,
-        key_rows: Tensor | None,
-        value_rows: Tensor | None,
-        span: int,
-    ) -> None:
-        self.batch, key_channels, self.sequences, self.length = query.shape
-        terms, self.heads = scales.shape
-        self.depth = key_channels // self.heads
-        if value is not None:
-            self.value_depth = value.shape[1] // self.heads
-        else:
-            assert value_rows is not None
-            self.value_depth = value_rows.shape[1]
+    def __init__(self, inputs: AxialInputs, scales: Tensor) -> None:
+        query, key, value, query_rows, key_rows, value_rows = inputs[:6]
+        span, self.heads = inputs.span, inputs.heads
+        self.batch, _, self.sequences, self.length = query.shape
+        self.depth, self.value_depth = inputs.depths
         self.span, self.tables = span, (query_rows, key_rows, value_rows)
         tables = [None if table is None else table.contiguous() for table in self.tables]
         given = (query, key, value, scales.float().contiguous(), *tables)
@@ -114,7 +97,7 @@ class _Launch:
         is_exact = torch.get_float32_matmul_precision() == "highest"
         is_exact &= query.dtype == torch.float32
         self.options: dict[str, Any] = {
-            "CONTENT": terms > (query_rows is not None) + (key_rows is not None),
+            "CONTENT": inputs.uses_content,
             "QUERY_POSITION": query_rows is not None,
             "KEY_POSITION": key_rows is not None,
             "VALUE": value is not None,
@@ -145,8 +128,8 @@ def _forward(launch: _Launch, output: Tensor) -> Tensor:
 def _backward(launch: _Launch, output: Tensor, lse: Tensor, grad: Tensor) -> list[Tensor | None]:
     """The gradients of the core's tensors, in their order; float32 but for those of the maps."""
     query, key, value = launch.inputs[:3]
-    query_grad, key_grad = _empty_like(query), _empty_like(key)
-    value_grad = _empty_like(value) if launch.options["VALUE"] else None
+    query_grad, key_grad = empty_like(query), empty_like(key)
+    value_grad = empty_like(value) if launch.options["VALUE"] else None
     mean = launch.statistic()
     scale_parts = lse.new_zeros(launch.batch * launch.sequences, launch.heads, launch.tiles, 3)
     query_kernel[launch.grid](
@@ -166,7 +149,7 @@ def _backward(launch: _Launch, output: Tensor, lse: Tensor, grad: Tensor) -> lis
         [part for part, is_there in zip(parts, present, strict=True) if is_there]
     )
     tables = _table_gradients(launch, grad, lse, mean)
-    return [query_grad, key_grad, value_grad, scale_grad, *tables]
+    return [query_grad, key_grad, value_grad, *tables, scale_grad]
 
 
 def _table_gradients(
@@ -205,102 +188,65 @@ def _overlapped(windows: Tensor) -> Tensor:
     return total.flatten(0, 1)
 
 
-def _empty_like(x: Tensor, channels: int | None = None) -> Tensor:
-    """Memory for ``[B, channels, S, L]``, dense and in the order of x's."""
-    order = sorted(range(4), key=x.stride, reverse=True)
-    shape = (x.shape[0], x.shape[1] if channels is None else channels, *x.shape[2:])
-    return torch.empty_permuted(shape, order, dtype=x.dtype, device=x.device)
-
-
 # Operators of the library, so that a compiler takes each one as a whole.
-@torch.library.custom_op("axialseg::triton_attention", mutates_args=())
-def _attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor | None,
-    scales: Tensor,
-    query_rows: Tensor | None,
-    key_rows: Tensor | None,
-    value_rows: Tensor | None,
-    span: int,
-) -> tuple[Tensor, Tensor]:
-    output, _ = _outputs(query, key, value, scales, query_rows, key_rows, value_rows, span)
-    launch = _Launch(query, key, value, scales, query_rows, key_rows, value_rows, span)
-    with torch.cuda.device_of(query):
+@torch.library.custom_op(
+    "axialseg::triton_attention",
+    mutates_args=(),
+    schema=f"({AXIAL_INPUTS_SCHEMA}, Tensor scales) -> (Tensor, Tensor)",
+)
+def _attend(*arguments: Any) -> tuple[Tensor, Tensor]:
+    inputs, scales = AxialInputs(*arguments[:-1]), arguments[-1]
+    launch = _Launch(inputs, scales)
+    output = empty_like(inputs.query, inputs.retrieved_channels)
+    with torch.cuda.device_of(inputs.query):
         return output, _forward(launch, output)
 
 
 @_attend.register_fake
-def _outputs(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor | None,
-    scales: Tensor,
-    query_rows: Tensor | None,
-    key_rows: Tensor | None,
-    value_rows: Tensor | None,
-    span: int,
-) -> tuple[Tensor, Tensor]:
-    """Memory for the output, and the log-sum-exp ``[B, S, h, L]``."""
-    heads = scales.shape[1]
-    channels = 0 if value is None else value.shape[1]
-    if value_rows is not None:
-        channels += value_rows.shape[1] * heads
-    shape = (query.shape[0], query.shape[2], heads, query.shape[3])
-    return _empty_like(query, channels), query.new_empty(shape, dtype=torch.float32)
+def _(*arguments: Any) -> tuple[Tensor, Tensor]:
+    inputs = AxialInputs(*arguments[:-1])
+    query = inputs.query
+    shape = (query.shape[0], query.shape[2], inputs.heads, query.shape[3])  # of the log-sum-exp
+    output = empty_like(query, inputs.retrieved_channels)
+    return output, query.new_empty(shape, dtype=torch.float32)
 
 
-@torch.library.custom_op("axialseg::triton_attention_backward", mutates_args=())
+@torch.library.custom_op(
+    "axialseg::triton_attention_backward",
+    mutates_args=(),
+    schema=(
+        f"(Tensor gradient, Tensor output, Tensor lse, {AXIAL_INPUTS_SCHEMA}, Tensor scales)"
+        " -> Tensor[]"
+    ),
+)
 def _attend_backward(
-    gradient: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor | None,
-    scales: Tensor,
-    query_rows: Tensor | None,
-    key_rows: Tensor | None,
-    value_rows: Tensor | None,
-    span: int,
+    gradient: Tensor, output: Tensor, lse: Tensor, *arguments: Any
 ) -> list[Tensor]:
-    """Gradients of the tensors that are there, in their order."""
-    inputs = (query, key, value, scales, query_rows, key_rows, value_rows)
-    with torch.cuda.device_of(query):
-        gradients = _backward(_Launch(*inputs, span), output, lse, gradient)
-    pairs = zip(gradients, inputs, strict=True)
+    """The gradients of the tensors that are there, in their order; the scales are the last."""
+    inputs, scales = AxialInputs(*arguments[:-1]), arguments[-1]
+    with torch.cuda.device_of(inputs.query):
+        gradients = _backward(_Launch(inputs, scales), output, lse, gradient)
+    pairs = zip(gradients, (*inputs.tensors, scales), strict=True)
     return [g.to(x.dtype) for g, x in pairs if g is not None and x is not None]
 
 
 @_attend_backward.register_fake
-def _gradients(
-    gradient: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor | None,
-    scales: Tensor,
-    query_rows: Tensor | None,
-    key_rows: Tensor | None,
-    value_rows: Tensor | None,
-    span: int,
-) -> list[Tensor]:
-    maps = [_empty_like(x) for x in (query, key, value) if x is not None]
-    others = (scales, query_rows, key_rows, value_rows)
-    return [*maps, *(x.new_empty(x.shape) for x in others if x is not None)]
+def _(gradient: Tensor, output: Tensor, lse: Tensor, *arguments: Any) -> list[Tensor]:
+    return empty_gradients(AxialInputs(*arguments[:-1]), arguments[-1])
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:-1], *output)
+    *given, scales = inputs
+    ctx.save_for_backward(*given[:6], scales, *output)
     ctx.mark_non_differentiable(output[1])
-    ctx.span = inputs[-1]
+    ctx.options = given[6:]
 
 
 def _differentiate(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    *inputs, output, lse = ctx.saved_tensors
-    present = iter(_attend_backward(gradient, output, lse, *inputs, ctx.span))
-    return *(None if x is None else next(present) for x in inputs), None
+    *tensors, scales, output, lse = ctx.saved_tensors
+    present = iter(_attend_backward(gradient, output, lse, *tensors, *ctx.options, scales))
+    gradients = [None if x is None else next(present) for x in tensors]
+    return *gradients, *(None for _ in ctx.options), next(present)
 
 
 _attend.register_autograd(_differentiate, setup_context=_keep)

@@ -8,6 +8,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from axialseg.losses.losses import Losses
+
 
 class ClassificationLoss(nn.Module):
     """The error in each image's class.
@@ -16,12 +18,12 @@ class ClassificationLoss(nn.Module):
         label_smoothing: share of the target that is spread evenly over all classes, in [0, 1].
     """
 
-    def __init__(self, label_smoothing: float = 0.1) -> None:
+    def __init__(self, label_smoothing: float) -> None:
         super().__init__()
         self.label_smoothing = label_smoothing
 
-    def forward(self, logits: Tensor, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """The term ``cross_entropy``, float32 ``[B]``.
+    def forward(self, logits: Tensor, batch: dict[str, Any]) -> Losses:
+        """One term, ``cross_entropy``.
 
         Args:
             logits: float32 ``[B, C]``.
@@ -30,4 +32,4 @@ class ClassificationLoss(nn.Module):
         losses = F.cross_entropy(
             logits, batch["label"], reduction="none", label_smoothing=self.label_smoothing
         )
-        return {"cross_entropy": losses}
+        return Losses(losses, {"cross_entropy": losses})

@@ -8,12 +8,14 @@ channels of the pixel embedding, K classes without "no object".
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from axialseg.decoders.max_deeplab import MaskHeads
+from axialseg.losses.losses import Losses
 from axialseg.losses.mask_targets import MaskRows, mask_rows, subsample
 from axialseg.losses.matching import match_masks
 from axialseg.losses.top_k import average_top_k
@@ -22,17 +24,8 @@ _SMALLEST_WEIGHT = 1e-5  # a weight of 0 would leave the mask or slot out of the
 _NO_SLOT_LOGIT = -99999.0  # of a mask that is left over when there are more masks than slots
 
 
-class MaskHeads(Protocol):
-    """What the loss reads: `axialseg.decoders.max_deeplab.MaxDeepLabOutput`."""
-
-    mask_logits: Tensor
-    class_logits: Tensor
-    pixel_embedding: Tensor
-    semantic: Tensor
-
-
 class _Similarity(NamedTuple):
-    """Of each mask and each slot.
+    """How alike each mask and each slot are.
 
     Attributes:
         intersection: ``[B, M, N]``, pixels that they share, softly.
@@ -52,7 +45,7 @@ class _Similarity(NamedTuple):
 
 
 class MaxDeepLabLoss(nn.Module):
-    """Weighted terms, computed at the resolution of the masks, in float32.
+    """Five terms, computed at the resolution of the masks, in float32.
 
     Args:
         ignore_class: class id of void.
@@ -71,21 +64,24 @@ class MaxDeepLabLoss(nn.Module):
         ignore_class: int,
         thing_ids: Sequence[int],
         stuff_ids: Sequence[int],
-        pq_weight: float = 3.0,
-        mask_id_weight: float = 0.3,
-        instance_discrimination_weight: float = 1.0,
-        semantic_weight: float = 1.0,
-        matched_share: float = 0.75,
-        temperature: float = 0.3,
+        pq_weight: float,
+        mask_id_weight: float,
+        instance_discrimination_weight: float,
+        semantic_weight: float,
+        matched_share: float,
+        temperature: float,
     ) -> None:
         super().__init__()
         self.ignore_class = ignore_class
         self.thing_ids = tuple(thing_ids)
         self.stuff_ids = tuple(stuff_ids)
-        self.pq_weight = pq_weight
-        self.mask_id_weight = mask_id_weight
-        self.instance_discrimination_weight = instance_discrimination_weight
-        self.semantic_weight = semantic_weight
+        self.weights = {
+            "pq_mask": pq_weight,
+            "pq_class": pq_weight,
+            "mask_id": mask_id_weight,
+            "instance_discrimination": instance_discrimination_weight,
+            "semantic": semantic_weight,
+        }
         self.matched_share = matched_share
         self.temperature = temperature
 
@@ -94,19 +90,20 @@ class MaxDeepLabLoss(nn.Module):
         outputs: MaskHeads,
         targets: Mapping[str, Tensor],
         matching: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """The terms of each image, each float32 ``[B]`` that already has its factor.
+    ) -> Losses:
+        """The five terms, and their weighted sum.
 
         Args:
             outputs: raw heads.
-            targets: ``semantic`` int ``[B, H, W]`` class ids; ``semantic_weight`` float
-                ``[B, H, W]``; ``thing_id_mask`` int ``[B, H, W]``, number of the thing, -1 at none;
-                ``thing_id_class`` int ``[B, T]``, class id of each thing, -1 past the last.
+            targets: ``semantic`` int ``[B, H, W]``, class ids; ``semantic_pixel_weights`` float
+                ``[B, H, W]``, how much a pixel counts in the semantic term; ``thing_id_mask`` int
+                ``[B, H, W]``, number of the thing, -1 at none; ``thing_id_class`` int ``[B, T]``,
+                class id of each thing, -1 past the last.
             matching: int64 ``[B, M]``, slot of each mask; None finds the best one.
 
         Returns:
-            ``pq_mask``, ``pq_class``, ``mask_id``, ``instance_discrimination`` and ``semantic``;
-            their sum is the loss. NaN for an image of whose heads one is not finite.
+            ``pq_mask``, ``pq_class``, ``mask_id``, ``instance_discrimination`` and ``semantic``.
+            The sum is NaN for an image whose heads are not all finite.
         """
         # The matcher and the sums over all pixels would suffer from half precision.
         with torch.autocast(outputs.mask_logits.device.type, enabled=False):
@@ -117,28 +114,32 @@ class MaxDeepLabLoss(nn.Module):
             similarity = _similarity(logits, class_logits, rows)
             cost = -(similarity.dice * similarity.class_probability).detach()
             slots = match_masks(cost, rows.valid) if matching is None else matching
-            terms = {
-                "pq_mask": self._pq_mask(similarity, rows, slots),
-                "pq_class": self._pq_class(similarity, class_logits, rows, slots),
-                "mask_id": self.mask_id_weight * _mask_id(logits, rows, slots),
-                "instance_discrimination": self.instance_discrimination_weight
-                * self._discrimination(outputs.pixel_embedding.float().flatten(2), rows),
-                "semantic": self.semantic_weight * self._semantic(outputs, targets, size),
-            }
             # Without a matching there is no loss; NaN makes the trainer report and skip the step.
-            terms["pq_mask"] = terms["pq_mask"] + 0.0 * cost.sum((1, 2))
-        return terms
+            masks = self._pq_mask(similarity, rows, slots) + 0.0 * cost.sum((1, 2))
+            terms = {
+                "pq_mask": masks,
+                "pq_class": self._pq_class(similarity, class_logits, rows, slots),
+                "mask_id": _mask_id(logits, rows, slots),
+                "instance_discrimination": self._discrimination(
+                    outputs.pixel_embedding.float().flatten(2), rows
+                ),
+                "semantic": self._semantic(outputs, targets, size),
+            }
+            # The paper's mean over the slots; one factor instead of two keeps the sum's last bits.
+            share = self.matched_share / logits.shape[1]
+            pq_mask_weight = self.weights["pq_mask"] * self.matched_share / logits.shape[1]
+            losses = Losses.weighted(terms, {**self.weights, "pq_mask": pq_mask_weight})
+        return Losses(losses.total, {**terms, "pq_mask": share * masks})
 
     def _pq_mask(self, similarity: _Similarity, rows: MaskRows, slots: Tensor) -> Tensor:
-        """Smooth Dice loss of the matched masks, weighted by the probability of their class."""
+        """Smooth Dice loss weighted by the probability of the class, summed over the masks."""
         matched, index = slots >= 0, slots.clamp(min=0)
         intersection = _of_slot(similarity.intersection, index) * matched
         area = similarity.slot_area.gather(1, index) * matched + similarity.mask_area
         dice_loss = 1.0 - (2.0 * intersection + 1.0) / (area + 1.0)
         probability = _of_slot(similarity.class_probability, index) * matched
         weight = probability.detach().clamp(min=_SMALLEST_WEIGHT) * rows.valid
-        factor = self.pq_weight * self.matched_share / similarity.slot_area.shape[1]
-        return factor * (weight * dice_loss).sum(1)
+        return (weight * dice_loss).sum(1)
 
     def _pq_class(
         self, similarity: _Similarity, class_logits: Tensor, rows: MaskRows, slots: Tensor
@@ -163,7 +164,7 @@ class MaxDeepLabLoss(nn.Module):
         with_mask = classes.clamp(max=1) * log_sum + several - (positive * class_logits).sum(-1)
         without_mask = ~has_mask * (log_sum - class_logits[..., -1])
         loss = self.matched_share * with_mask + (1.0 - self.matched_share) * without_mask
-        return self.pq_weight * average_top_k(weight.clamp(min=_SMALLEST_WEIGHT) * loss, 1.0)
+        return average_top_k(weight.clamp(min=_SMALLEST_WEIGHT) * loss, 1.0)
 
     def _discrimination(self, embedding: Tensor, rows: MaskRows) -> Tensor:
         """Pixels of things against the mean embeddings of all masks; embedding ``[B, D, P]``."""
@@ -182,7 +183,7 @@ class MaxDeepLabLoss(nn.Module):
         losses = F.cross_entropy(
             outputs.semantic.float(), classes, reduction="none", ignore_index=self.ignore_class
         )
-        weighted = losses * subsample(targets["semantic_weight"], size)
+        weighted = losses * subsample(targets["semantic_pixel_weights"], size)
         return average_top_k(weighted.flatten(1), 1.0)
 
 

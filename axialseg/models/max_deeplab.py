@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from axialseg.backbones.residual_network import ResidualNetwork, StackedDecoderFactory
-from axialseg.decoders.max_deeplab import MaxDeepLabHeads, MaxDeepLabOutput
+from axialseg.decoders.max_deeplab import MaskHeads, MaxDeepLabHeads
 from axialseg.decoders.stacked import AfterBlock, StackedDecoder
 from axialseg.layers.convolution import ConvNormReLU
 from axialseg.layers.dual_path_transformer import DualPathTransformer
@@ -118,7 +118,7 @@ class MaxDeepLab(nn.Module):
             semantic_head_channels,
         )
 
-    def forward(self, image: Tensor, valid: Tensor | None = None) -> MaxDeepLabOutput:
+    def forward(self, image: Tensor, valid: Tensor | None = None) -> MaskHeads:
         """Predicts the raw heads.
 
         Args:

@@ -6,34 +6,11 @@ this model.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol, cast
+from typing import Protocol, cast
 
 from torch import Tensor, nn
 
-from axialseg.decoders.panoptic_deeplab import PanopticDeepLabDecoder, PredictionHead
-from axialseg.layers.resize import resize_bilinear, resize_offsets
-
-
-class PanopticDeepLabOutput(NamedTuple):
-    """Raw heads, at stride 4 or resized to the image.
-
-    Attributes:
-        semantic: class logits ``[B, semantic_channels, h, w]``.
-        center: centre heat-map ``[B, 1, h, w]``, no activation, about 0..1.
-        offset: ``[B, 2, h, w]``, (dy, dx) from a pixel to its centre, in pixels of this resolution.
-    """
-
-    semantic: Tensor
-    center: Tensor
-    offset: Tensor
-
-    def resized(self, size: tuple[int, int]) -> "PanopticDeepLabOutput":
-        """The heads at another resolution (H, W), aligned corners, offsets in its pixels."""
-        return PanopticDeepLabOutput(
-            resize_bilinear(self.semantic, size),
-            resize_bilinear(self.center, size),
-            resize_offsets(self.offset, size),
-        )
+from axialseg.decoders.panoptic_deeplab import PanopticDeepLabDecoder, PanopticHeads, PredictionHead
 
 
 class DecoderFactory(Protocol):
@@ -75,7 +52,7 @@ class PanopticDeepLab(nn.Module):
         self.center_head = PredictionHead(instance, instance_head_channels, 1)
         self.offset_head = PredictionHead(instance, instance_head_channels, 2)
 
-    def forward(self, image: Tensor, valid: Tensor | None = None) -> PanopticDeepLabOutput:
+    def forward(self, image: Tensor, valid: Tensor | None = None) -> PanopticHeads:
         """Predicts the raw heads at stride 4.
 
         Args:
@@ -85,6 +62,6 @@ class PanopticDeepLab(nn.Module):
         features = self.backbone(image, valid)
         semantic = self.semantic_decoder(features)
         instance = self.instance_decoder(features)
-        return PanopticDeepLabOutput(
+        return PanopticHeads(
             self.semantic_head(semantic), self.center_head(instance), self.offset_head(instance)
         )

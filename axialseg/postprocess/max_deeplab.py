@@ -10,11 +10,12 @@ that are confident.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from axialseg.decoders.max_deeplab import MaskHeads
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.panoptic_map import CLASS_DIVISOR
 
@@ -39,20 +40,6 @@ class MaskResult(NamedTuple):
     instance: Tensor
     instance_score: Tensor
     semantic_score: Tensor
-
-
-class MaskHeads(Protocol):
-    """What the post-processing reads: `axialseg.decoders.max_deeplab.MaxDeepLabOutput`."""
-
-    @property
-    def mask_logits(self) -> Tensor:
-        """``[B, N, h, w]``."""
-        ...
-
-    @property
-    def class_logits(self) -> Tensor:
-        """``[B, N, K + 1]``."""
-        ...
 
 
 class Slots(NamedTuple):

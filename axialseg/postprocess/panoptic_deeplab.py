@@ -5,12 +5,13 @@ Source: Cheng et al. 2020, "Panoptic-DeepLab", sec. 3.1; deeplab2
 O(HW) in the number of centres, and the same code runs on a CPU and on a GPU.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from axialseg.decoders.panoptic_deeplab import PanopticHeads
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.panoptic_map import CLASS_DIVISOR
 
@@ -32,18 +33,6 @@ class PanopticResult(NamedTuple):
     semantic: Tensor
     instance: Tensor
     instance_score: Tensor
-
-
-class PanopticHeads(Protocol):
-    """What the post-processing reads: `axialseg.models.panoptic_deeplab.PanopticDeepLabOutput`."""
-
-    semantic: Tensor
-    center: Tensor
-    offset: Tensor
-
-    def resized(self, size: tuple[int, int]) -> "PanopticHeads":
-        """The heads at another resolution."""
-        ...
 
 
 class PanopticDeepLabPostProcess:

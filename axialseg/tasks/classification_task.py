@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from axialseg.losses.losses import Losses
 from axialseg.tasks.training_task import TrainingTask
 
 
@@ -19,7 +20,7 @@ class ClassificationTask(TrainingTask):
     The net maps images ``[B, 3, H, W]`` in 0..255 to logits ``[B, C]``.
     """
 
-    def training_losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+    def training_losses(self, batch: dict[str, Any]) -> Losses:
         """The term ``cross_entropy``."""
         logits = self.net(batch["image"])
         with torch.autocast(self.device.type, enabled=False):

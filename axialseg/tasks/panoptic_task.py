@@ -1,12 +1,14 @@
-"""What both panoptic methods add to training: predictions at the images' original resolution."""
+"""Panoptic segmentation: what Panoptic-DeepLab and MaX-DeepLab are trained by."""
 
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from axialseg.inference.predict import PanopticPrediction, predict
+from axialseg.losses.losses import Losses
 from axialseg.tasks.training_task import ParameterGroups, TrainingTask
 
 
@@ -15,7 +17,7 @@ class PanopticTask(TrainingTask):
 
     Args:
         net: image ``[B, 3, H, W]`` in 0..255 and valid region ``[B, H, W]`` -> heads.
-        loss: heads and batch -> named, weighted terms; see `TrainingTask`.
+        loss: heads and batch -> losses of each image; see `TrainingTask`.
         postprocess: heads -> panoptic maps (see `axialseg.inference.predict.predict`).
         optimizer: this and the following as of `TrainingTask`.
         parameter_groups: see there.
@@ -28,7 +30,7 @@ class PanopticTask(TrainingTask):
     def __init__(
         self,
         net: nn.Module,
-        loss: Callable[[Any, dict[str, Any]], dict[str, Tensor]],
+        loss: Callable[[Any, dict[str, Any]], Losses],
         postprocess: Callable[..., Any],
         optimizer: Callable[[ParameterGroups], Optimizer] | None,
         parameter_groups: Callable[[nn.Module], ParameterGroups] | None,
@@ -40,6 +42,13 @@ class PanopticTask(TrainingTask):
         super().__init__(net, loss, optimizer, parameter_groups, curve, seed, channels_last, config)
         self.postprocess = postprocess
 
+    def training_losses(self, batch: dict[str, Any]) -> Losses:
+        """The terms of the loss of the method."""
+        outputs = self.net(batch["image"], batch["valid"])
+        # Matching and sums over all pixels: half precision would lose or overflow them.
+        with torch.autocast(self.device.type, enabled=False):
+            return self.loss(_in_float32(outputs), batch)
+
     def validation_step(  # type: ignore[override]
         self, batch: dict[str, Any], batch_idx: int
     ) -> list[PanopticPrediction]:
@@ -47,6 +56,6 @@ class PanopticTask(TrainingTask):
         return predict(self.net, self.postprocess, self.ordered(batch))
 
 
-def in_float32(outputs: Any) -> Any:
+def _in_float32(outputs: Any) -> Any:
     """A NamedTuple of heads with each tensor in float32; None stays None."""
     return type(outputs)(*(None if head is None else head.float() for head in outputs))

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from axialseg.errors import UserError
+from axialseg.losses.losses import Losses
 from axialseg.tasks.step_guard import StepGuard
 
 ParameterGroups = list[dict[str, Any]]
@@ -26,8 +27,8 @@ class TrainingTask(pl.LightningModule, ABC):
 
     Args:
         net: images ``[B, 3, H, W]`` in 0..255 -> outputs.
-        loss: outputs and batch -> named, weighted terms ``[B]``, one value for each image; the
-            batch mean of their sum is minimised.
+        loss: outputs and batch -> the loss of each image, and its terms; the batch mean of
+            `Losses.total` is minimised.
         optimizer: makes the optimiser from parameter groups; this and the next two may be None if
             the task only evaluates.
         parameter_groups: net -> groups, each with its base learning rate.
@@ -41,7 +42,7 @@ class TrainingTask(pl.LightningModule, ABC):
     def __init__(
         self,
         net: nn.Module,
-        loss: Callable[[Any, dict[str, Any]], dict[str, Tensor]],
+        loss: Callable[[Any, dict[str, Any]], Losses],
         optimizer: Callable[[ParameterGroups], Optimizer] | None,
         parameter_groups: Callable[[nn.Module], ParameterGroups] | None,
         curve: Callable[[int], float] | None,
@@ -61,8 +62,8 @@ class TrainingTask(pl.LightningModule, ABC):
         self.guard = StepGuard(net, self._image_names)
 
     @abstractmethod
-    def training_losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """The weighted loss terms of a training batch, each float32 ``[B]``."""
+    def training_losses(self, batch: dict[str, Any]) -> Losses:
+        """The losses of the images of a training batch."""
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and the learning rate that follows `curve` step by step."""
@@ -96,15 +97,17 @@ class TrainingTask(pl.LightningModule, ABC):
         self.guard.before_forward()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """The total loss as ``loss``, and each term by its name; means of the batch."""
-        terms = self.training_losses(self.ordered(batch))
-        losses = torch.stack(tuple(terms.values())).sum(0)
-        detached = {name: term.detach().mean() for name, term in terms.items()}
-        self.log("train/loss", losses.detach().mean())
+        """The total loss as ``loss``, and each term by its name; means of the batch.
+
+        Terms are returned and logged before their weights: changing a weight rescales no curve.
+        """
+        losses = self.training_losses(self.ordered(batch))
+        detached = {name: term.detach().mean() for name, term in losses.terms.items()}
+        self.log("train/loss", losses.total.detach().mean())
         self.log_dict({f"train/{name}": term for name, term in detached.items()})
         self.log("train/lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
         self.log("train/skipped_steps", float(self.guard.skipped_steps))
-        return {"loss": self.guard.watch(losses, batch["index"]), **detached}
+        return {"loss": self.guard.watch(losses.total, batch["index"]), **detached}
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Drops the step if it would make weights NaN; the learning rate moves on all the same."""

@@ -184,7 +184,8 @@ def test_max_deeplab_follows_the_classes(tmp_path: Path, data: str) -> None:
     heads = task.get_submodule("net")(batch["image"], batch["valid"])
     assert heads.semantic.shape[1] == categories.semantic_channels
     assert heads.class_logits.shape[-1] == len(categories) + 1
-    terms = task.training_losses(batch)
+    total, terms = task.training_losses(batch)
+    assert total.isfinite().all()
     assert len(terms) == 5
     assert all(term.shape == (2,) and term.isfinite().all() for term in terms.values())
     predictions = task.eval().validation_step(next(iter(module.val_dataloader())), 0)

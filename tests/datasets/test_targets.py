@@ -63,10 +63,10 @@ def test_targets_equal_deeplab2(case: str) -> None:
 
     golden = {
         "semantic": (ARRAYS[f"{case}|out|semantic_gt"], np.uint8),
-        "semantic_weight": (ARRAYS[f"{case}|out|semantic_loss_weight"], np.float32),
-        "center_weight": (ARRAYS[f"{case}|out|center_loss_weight"], bool),
+        "semantic_pixel_weights": (ARRAYS[f"{case}|out|semantic_loss_weight"], np.float32),
+        "center_pixel_weights": (ARRAYS[f"{case}|out|center_loss_weight"], bool),
         "offset": (ARRAYS[f"{case}|out|instance_regression_gt"].transpose(2, 0, 1), np.int16),
-        "offset_weight": (ARRAYS[f"{case}|out|regression_loss_weight"], bool),
+        "offset_pixel_weights": (ARRAYS[f"{case}|out|regression_loss_weight"], bool),
     }
     for key, (expected, dtype) in golden.items():
         np.testing.assert_array_equal(result[key], expected, err_msg=key)
@@ -95,7 +95,7 @@ def test_mask_set_targets_equal_deeplab2(case: str) -> None:
 
     golden = {
         "semantic": ("semantic_gt", np.uint8),
-        "semantic_weight": ("semantic_loss_weight", np.float32),
+        "semantic_pixel_weights": ("semantic_loss_weight", np.float32),
         "thing_id_mask": ("thing_id_mask_gt", np.int16),
         "thing_id_class": ("thing_id_class_gt", np.int32),
     }
@@ -160,8 +160,8 @@ def test_crowds_are_void_by_default(case: str) -> None:
     expected = np.where(is_crowd, ignore, ARRAYS[f"{case}|out|semantic_gt"])
     np.testing.assert_array_equal(result["semantic"], expected)
     for key, golden in (
-        ("center_weight", "center_loss_weight"),
-        ("offset_weight", "regression_loss_weight"),
+        ("center_pixel_weights", "center_loss_weight"),
+        ("offset_pixel_weights", "regression_loss_weight"),
     ):
         np.testing.assert_array_equal(result[key], ARRAYS[f"{case}|out|{golden}"])
 
@@ -192,10 +192,10 @@ def test_only_pixels_inside_the_crop_count_for_centers_and_areas() -> None:
     result = targets(segments, coco_like())
     assert [tuple(p) for p in np.argwhere(result["center"] == 1)] == [(6, 15)]
     assert result["offset"][:, 5, 10].tolist() == [1, 5]
-    assert result["semantic_weight"][6, 15] == 3
-    assert result["semantic_weight"][0, 0] == 1
+    assert result["semantic_pixel_weights"][6, 15] == 3
+    assert result["semantic_pixel_weights"][0, 0] == 1
     targets = PanopticDeepLabTargets(small_instance_area=33, small_instance_weight=3.0)
-    assert targets(segments, coco_like())["semantic_weight"].max() == 1
+    assert targets(segments, coco_like())["semantic_pixel_weights"].max() == 1
 
 
 def test_hundred_instances_at_full_size_are_quick() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from axialseg.backbones.residual_network import ResidualNetwork
 from axialseg.checkpoints.tensorflow.deeplab2 import CHILD_NAMES, to_torch_layout, variable_names
 from axialseg.decoders.context import ASPP, PointwiseContext
-from axialseg.decoders.max_deeplab import MaxDeepLabHeads, MaxDeepLabOutput
+from axialseg.decoders.max_deeplab import MaskHeads, MaxDeepLabHeads
 from axialseg.decoders.panoptic_deeplab import PanopticDeepLabDecoder, PredictionHead
 from axialseg.layers.axial_attention import AxialAttention, AxialAttention2d
 from axialseg.layers.axial_block import AxialBranch
@@ -173,7 +173,7 @@ class Heads(nn.Module):
     ) -> tuple[Tensor, ...]:
         res3, res2 = low_level
         semantic = self.decoder({"res5": res5, "res3": res3, "res2": res2})
-        output: MaxDeepLabOutput = self.heads(pixels, classes, masks, semantic)
+        output: MaskHeads = self.heads(pixels, classes, masks, semantic)
         class_logits = output.class_logits.transpose(1, 2)  # as nchw() has it
         return output.semantic, output.pixel_embedding, class_logits, output.mask_logits
 

@@ -12,6 +12,7 @@ from torch.multiprocessing import start_processes
 
 from axialseg.layers import chunked_attention, similarity_statistics
 from axialseg.layers.axial_attention import AxialAttention, reference_attention
+from axialseg.layers.axial_inputs import AxialInputs
 from axialseg.layers.batch_norm import BatchNorm
 from axialseg.layers.lean_axial_attention import lean_attention, similarity_scales
 from axialseg.layers.textbook_axial_attention import TextbookAxialAttention
@@ -150,7 +151,7 @@ def test_compilers_are_told_the_truth(span: int) -> None:
     query, key, value = qkv.transpose(2, 3).split([8, 8, 16], dim=1)
     rows = [torch.randn(span, d, dtype=torch.float64, requires_grad=True) for d in (4, 4, 8)]
     scales = torch.rand(3, 2, dtype=torch.float64, requires_grad=True)
-    arguments = (query, key, value, scales, *rows, span)
+    arguments = (query, key, value, *rows, span, 2, True, scales)
     torch.library.opcheck(torch.ops.axialseg.axial_attention.default, arguments)
     left, right = (x.unflatten(1, (2, 4)) for x in (query, key))
     torch.library.opcheck(torch.ops.axialseg.local_moments.default, (left, right, span // 2))
@@ -201,13 +202,10 @@ def synchronised_step(rank: int, folder: str) -> None:
     )
     layer, images = torch.load(f"{folder}/job.pt", weights_only=False)
     x = images[rank : rank + 1].clone().requires_grad_()
-    query, key, _ = layer._project(x)
-    calls = []
+    inputs, calls = layer._inputs(x), []
     all_reduce = torch.distributed.all_reduce
     torch.distributed.all_reduce = lambda *args: calls.append(args) or all_reduce(*args)
-    rows = layer._rows(x.shape[-1])
-    arguments = (rows["query_rows"], rows["key_rows"], rows["span"], layer.heads)
-    similarity_scales(query, key, copy.deepcopy(layer.similarity_norm), *arguments)
+    similarity_scales(inputs, copy.deepcopy(layer.similarity_norm))
     torch.distributed.all_reduce = all_reduce
     layer.load_state_dict(torch.load(f"{folder}/job.pt", weights_only=False)[0].state_dict())
 
@@ -244,7 +242,9 @@ def test_float32_scales_are_as_exact_as_the_textbooks(ratio: float, span: int | 
         norm = BatchNorm(3 * heads, momentum=1.0).to(dtype)
         tensors = [x.to(dtype).requires_grad_() for x in (query, key, *rows)]
         if formulation == "lean":
-            scales = similarity_scales(*tensors[:2], norm, *tensors[2:], len(rows[0]), heads)
+            query_key, tables = tensors[:2], tensors[2:]
+            inputs = AxialInputs(*query_key, None, *tables, None, len(rows[0]), heads, True)
+            scales = similarity_scales(inputs, norm)
         else:
             maps = textbook_maps(*tensors, heads)
             offset = torch.arange(length) - torch.arange(length)[:, None]

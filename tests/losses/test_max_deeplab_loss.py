@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from golden_data import arrays, assert_close, facts, nchw, nhwc
+from shipped_losses import MAX_DEEPLAB, weighted_terms
 from torch import Tensor
 
-from axialseg.decoders.max_deeplab import MaxDeepLabOutput
+from axialseg.decoders.max_deeplab import MaskHeads
 from axialseg.losses.mask_targets import subsample
 from axialseg.losses.matching import match_masks
 from axialseg.losses.max_deeplab_loss import MaxDeepLabLoss
@@ -34,22 +35,23 @@ CASES = [
 
 def loss_of(case: str) -> MaxDeepLabLoss:
     args = facts("losses")[case]
-    return MaxDeepLabLoss(args["ignore_label"], args["thing_class_ids"], args["stuff_class_ids"])
+    ids = (args[name] for name in ("ignore_label", "thing_class_ids", "stuff_class_ids"))
+    return MaxDeepLabLoss(*ids, **MAX_DEEPLAB)
 
 
-def outputs(case: str) -> MaxDeepLabOutput:
+def outputs(case: str) -> MaskHeads:
     data = arrays("losses")
     heads = {}
     for ours, theirs in HEADS.items():
         value = data[f"{case}|pred|{theirs}"]
         heads[ours] = torch.tensor(value) if ours == "class_logits" else nchw(value)
-    return MaxDeepLabOutput(**{name: head.requires_grad_() for name, head in heads.items()})
+    return MaskHeads(**{name: head.requires_grad_() for name, head in heads.items()})
 
 
 def targets(case: str) -> dict[str, Tensor]:
     names = {
         "semantic": "semantic_gt",
-        "semantic_weight": "semantic_loss_weight",
+        "semantic_pixel_weights": "semantic_loss_weight",
         "thing_id_mask": "thing_id_mask_gt",
         "thing_id_class": "thing_id_class_gt",
     }
@@ -74,11 +76,12 @@ def test_terms_and_gradients(case: str) -> None:
     loss, heads = loss_of(case), outputs(case)
     # Of near-ties in float32 the original took one that is not the best.
     matching = golden_matching(case) if case == "max_coco_full_size_vocabulary" else None
-    terms = loss(heads, targets(case), matching)
+    losses = loss(heads, targets(case), matching)
+    terms = weighted_terms(loss, losses)
     for ours, theirs in TERMS.items():
         expected = data[f"{case}|loss|{theirs}"]
         assert_close(terms[ours].detach().numpy(), expected, ours, 1e-5, floor=1e-8)
-    total = torch.stack(list(terms.values())).sum(0)
+    total = losses.total
     assert_close(total.detach().numpy(), data[f"{case}|loss|total_loss"], "total", 1e-5)
     total.mean().backward()
     for ours, theirs in HEADS.items():
@@ -127,10 +130,9 @@ def test_matching_tries_all() -> None:
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_values_that_are_not_finite_give_a_loss_that_says_so(head: str, value: float) -> None:
     case = "max_more_slots_than_masks"
-    heads = MaxDeepLabOutput(*(x.detach().clone() for x in outputs(case)))
+    heads = MaskHeads(*(x.detach().clone() for x in outputs(case)))
     getattr(heads, head)[0, 0] = value
-    terms = loss_of(case)(heads, targets(case))
-    total = torch.stack(list(terms.values())).sum(0)
+    total = loss_of(case)(heads, targets(case)).total
     assert not torch.isfinite(total[0])
     assert torch.isfinite(total[1])  # the other image is not to blame
 
@@ -139,10 +141,21 @@ def test_loss_is_float32_under_autocast() -> None:
     case = "max_more_slots_than_masks"
     loss, heads, truth = loss_of(case), outputs(case), targets(case)
     with torch.autocast("cpu", torch.bfloat16):
-        terms = loss(heads, truth)
-    for name, term in loss(heads, truth).items():
-        assert terms[name].dtype == torch.float32
-        torch.testing.assert_close(terms[name], term)
+        losses = loss(heads, truth)
+    for term in (losses.total, *losses.terms.values()):
+        assert term.dtype == torch.float32
+    torch.testing.assert_close(losses, loss(heads, truth))
+
+
+def test_a_weight_changes_the_sum_and_no_term() -> None:
+    case = "max_more_slots_than_masks"
+    loss, heads, truth = loss_of(case), outputs(case), targets(case)
+    losses = loss(heads, truth)
+    loss.weights = dict.fromkeys(loss.weights, 0.0) | {"pq_mask": 2.0, "semantic": 5.0}
+    other = loss(heads, truth)
+    assert all(torch.equal(other.terms[name], term) for name, term in losses.terms.items())
+    expected = 2 * losses.terms["pq_mask"] + 5 * losses.terms["semantic"]
+    torch.testing.assert_close(other.total, expected)
 
 
 def test_subsampling_keeps_the_corners() -> None:
@@ -160,10 +173,10 @@ def test_an_image_without_things() -> None:
     truth["thing_id_mask"].fill_(-1)
     truth["thing_id_class"].fill_(-1)
     heads = outputs(case)
-    terms = loss(heads, truth)
+    total, terms = loss(heads, truth)
     assert all(term.isfinite().all() for term in terms.values())
     assert (terms["instance_discrimination"] == 0).all()
     assert (terms["mask_id"] > 0).all()
-    torch.stack(list(terms.values())).sum().backward()
+    total.sum().backward()
     assert all(head.grad is not None and head.grad.isfinite().all() for head in heads)
     assert not heads.pixel_embedding.grad.any()

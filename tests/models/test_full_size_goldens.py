@@ -25,7 +25,7 @@ from torch import Tensor
 
 from axialseg.build import build
 from axialseg.checkpoints.tensorflow.deeplab2 import variable_names
-from axialseg.models.panoptic_deeplab import PanopticDeepLabOutput
+from axialseg.decoders.panoptic_deeplab import PanopticHeads
 from axialseg.panoptic.cityscapes_classes import CITYSCAPES
 from axialseg.panoptic.coco_classes import COCO
 from axialseg.postprocess.panoptic_deeplab import PanopticDeepLabPostProcess, find_centers
@@ -77,7 +77,7 @@ def test_outputs_are_the_authors(name: str) -> None:
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < PEAK_MEMORY
 
 
-def by_golden_name(prefix: str, heads: PanopticDeepLabOutput) -> Golden:
+def by_golden_name(prefix: str, heads: PanopticHeads) -> Golden:
     return {
         f"{prefix}/semantic_logits": nhwc(heads.semantic),
         f"{prefix}/center_heatmap": nhwc(heads.center),
@@ -85,7 +85,7 @@ def by_golden_name(prefix: str, heads: PanopticDeepLabOutput) -> Golden:
     }
 
 
-def check_panoptic(name: str, heads: PanopticDeepLabOutput, golden: Golden) -> set[str]:
+def check_panoptic(name: str, heads: PanopticHeads, golden: Golden) -> set[str]:
     """Compares the maps; a pixel may differ only where two classes or two centres tie."""
     is_coco = name.endswith("coco")
     post_process: PanopticDeepLabPostProcess = build(

@@ -6,12 +6,13 @@ import torch
 from golden_data import arrays, assert_close
 from published_models import build_on_meta, model_config, published_on_meta
 from published_models import manifest as read_manifest
+from shipped_losses import MAX_DEEPLAB, weighted_terms
 from tiny_max_deeplab import HEADS, NAME, OVERRIDES, check_heads, golden_image, golden_net
 from torch import Tensor, nn
 from training_step import check_gradients, check_statistics, check_weights
 
 from axialseg.build import build
-from axialseg.decoders.max_deeplab import MaxDeepLabOutput
+from axialseg.decoders.max_deeplab import MaskHeads
 from axialseg.layers.drop_path import DropPath
 from axialseg.losses import max_deeplab_loss
 from axialseg.losses.matching import match_masks
@@ -51,7 +52,7 @@ def targets() -> dict[str, Tensor]:
     golden = arrays(NAME)
     names = {
         "semantic": "semantic_gt",
-        "semantic_weight": "semantic_loss_weight",
+        "semantic_pixel_weights": "semantic_loss_weight",
         "thing_id_mask": "thing_id_mask_gt",
         "thing_id_class": "thing_id_class_gt",
     }
@@ -59,7 +60,7 @@ def targets() -> dict[str, Tensor]:
 
 
 def loss() -> MaxDeepLabLoss:
-    return MaxDeepLabLoss(COCO.ignore_class, COCO.thing_ids, COCO.stuff_ids)
+    return MaxDeepLabLoss(COCO.ignore_class, COCO.thing_ids, COCO.stuff_ids, **MAX_DEEPLAB)
 
 
 def test_parameter_counts(net: nn.Module, manifest: dict) -> None:
@@ -78,17 +79,17 @@ def test_outputs_in_evaluation(net: nn.Module) -> None:
         np.testing.assert_array_equal(actual.numpy(), golden[f"before/{name}_pred"][0])
 
 
-def authors_heads() -> MaxDeepLabOutput:
+def authors_heads() -> MaskHeads:
     golden = arrays(NAME)
     heads = {name: torch.tensor(golden[f"train_forward/{HEADS[name]}"]) for name in HEADS}
     for name in ("mask_logits", "pixel_embedding", "semantic"):
         heads[name] = heads[name].movedim(-1, 1)
-    return MaxDeepLabOutput(**heads)
+    return MaskHeads(**heads)
 
 
 def test_losses_of_the_authors_heads() -> None:
     """Crowds that are neither void nor of a mask are among the targets."""
-    terms = loss()(authors_heads(), targets(), MATCHING)
+    terms = weighted_terms(loss(), loss()(authors_heads(), targets(), MATCHING))
     for ours, theirs in TERMS.items():
         assert_close(terms[ours].numpy(), arrays(NAME)[f"train_loss/{theirs}"], ours, 1e-6)
 
@@ -116,7 +117,7 @@ def total_cost(cost: Tensor, slots: Tensor) -> Tensor:
 def test_outputs_and_losses_in_training(net: nn.Module) -> None:
     heads = net.double().train()(golden_image().double())
     check_heads(heads, "train_forward", ROUNDING)
-    terms = loss()(heads, targets(), MATCHING)
+    terms = weighted_terms(loss(), loss()(heads, targets(), MATCHING))
     for ours, theirs in TERMS.items():
         expected = arrays(NAME)[f"train_loss/{theirs}"]
         assert_close(terms[ours].detach().numpy(), expected, ours, ROUNDING)
@@ -129,8 +130,7 @@ def test_one_training_step(net: nn.Module, manifest: dict) -> None:
     nudge[0, 18, 4] = 1.2e-4
     last.register_forward_hook(lambda _module, _inputs, output: output + nudge)
     optimizer = Adam(net.parameters(), lr=1e-3)
-    terms = loss()(net.train()(golden_image()), targets(), MATCHING)
-    torch.stack(list(terms.values())).sum(0).mean().backward()
+    loss()(net.train()(golden_image()), targets(), MATCHING).total.mean().backward()
     check_gradients(net, manifest, GRADIENT_ROUNDING)
     optimizer.step()
     axial = ("_stage4/_block2", "_stage5/_block1", "_stage5/_block2", "_stage5_extra/_block1")

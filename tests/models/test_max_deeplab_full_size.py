@@ -16,7 +16,7 @@ from published_models import (
 from torch import Tensor, nn
 
 from axialseg.build import build
-from axialseg.decoders.max_deeplab import MaxDeepLabOutput
+from axialseg.decoders.max_deeplab import MaskHeads
 from axialseg.panoptic.coco_classes import COCO
 
 FLIPS = 1e-3  # share of the pixels that may fall the other way
@@ -43,7 +43,7 @@ def test_outputs_are_the_authors(name: str) -> None:
     assert compared == set(golden)
 
 
-def outputs_and_features(net: nn.Module, image: Tensor) -> tuple[MaxDeepLabOutput, Golden]:
+def outputs_and_features(net: nn.Module, image: Tensor) -> tuple[MaskHeads, Golden]:
     """The heads, and what they read, by the names of the goldens."""
     seen: dict[str, Tensor] = {}
     raw_stages, decoded = net.backbone.raw_stages, net.backbone.decoded
@@ -72,9 +72,7 @@ def outputs_and_features(net: nn.Module, image: Tensor) -> tuple[MaxDeepLabOutpu
     return heads, encoder
 
 
-def check_maps(
-    name: str, heads: MaxDeepLabOutput, golden: Golden, size: tuple[int, int]
-) -> set[str]:
+def check_maps(name: str, heads: MaskHeads, golden: Golden, size: tuple[int, int]) -> set[str]:
     node = model_config(MAX_DEEPLAB[name].overrides).postprocess
     result = build(node, categories=COCO, divisor=256)(heads, size)[0]
     maps = {

@@ -17,6 +17,7 @@ from golden_data import (
 )
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from shipped_losses import PANOPTIC_DEEPLAB, weighted_terms
 from torch import nn
 from training_step import check_gradients, check_statistics, check_weights
 
@@ -71,10 +72,10 @@ def targets() -> dict[str, torch.Tensor]:
     golden = arrays("tiny_axial_swidernet")
     names = {
         "semantic": "semantic_gt",
-        "semantic_weight": "semantic_loss_weight",
+        "semantic_pixel_weights": "semantic_loss_weight",
         "center": "instance_center_gt",
-        "center_weight": "center_loss_weight",
-        "offset_weight": "regression_loss_weight",
+        "center_pixel_weights": "center_loss_weight",
+        "offset_pixel_weights": "regression_loss_weight",
     }
     maps = {ours: torch.from_numpy(golden[f"targets/{theirs}"]) for ours, theirs in names.items()}
     return maps | {"offset": nchw(golden["targets/instance_regression_gt"])}
@@ -90,7 +91,8 @@ def test_outputs_and_losses_in_training(net: nn.Module, manifest: dict) -> None:
         actual = nhwc(getattr(full, ours))
         actual = actual[..., 0] if ours == "center" else actual
         assert_close(actual, golden[f"train_forward/{theirs}"], theirs)
-    terms = PanopticDeepLabLoss(ignore_class=255)(heads, targets())
+    loss = PanopticDeepLabLoss(ignore_class=255, **PANOPTIC_DEEPLAB)
+    terms = weighted_terms(loss, loss(heads, targets()))
     for ours, theirs in TERMS.items():
         assert_close(terms[ours].detach().numpy(), golden[f"train_loss/{theirs}"], ours)
 
@@ -117,8 +119,8 @@ def test_one_training_step(manifest: dict) -> None:
         load_weights(net, rule_weights(manifest))
         x = rounded_elsewhere(net, image(manifest), seed)
         optimizer = Adam(net.parameters(), lr=1e-4)
-        terms = PanopticDeepLabLoss(ignore_class=255)(net.train()(x), targets())
-        torch.stack(list(terms.values())).sum(0).mean().backward()
+        loss = PanopticDeepLabLoss(ignore_class=255, **PANOPTIC_DEEPLAB)
+        loss(net.train()(x), targets()).total.mean().backward()
         with contextlib.suppress(AssertionError):
             check_gradients(net, manifest)
             break

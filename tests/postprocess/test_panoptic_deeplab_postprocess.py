@@ -5,7 +5,7 @@ import pytest
 import torch
 from golden_data import arrays, facts, nchw
 
-from axialseg.models.panoptic_deeplab import PanopticDeepLabOutput
+from axialseg.decoders.panoptic_deeplab import PanopticHeads
 from axialseg.panoptic.categories import Categories, Category
 from axialseg.postprocess.panoptic_deeplab import (
     PanopticDeepLabPostProcess,
@@ -37,10 +37,10 @@ def post_process(case: str, classes: int) -> PanopticDeepLabPostProcess:
     )
 
 
-def heads(case: str) -> PanopticDeepLabOutput:
+def heads(case: str) -> PanopticHeads:
     data = arrays("post_processing")
     names = ("semantic_logits", "center_heatmap", "center_offsets")
-    return PanopticDeepLabOutput(*(nchw(data[f"{case}|in|{name}"]) for name in names))
+    return PanopticHeads(*(nchw(data[f"{case}|in|{name}"]) for name in names))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -67,7 +67,7 @@ def test_equals_the_authors(case: str) -> None:
 def test_batch_equals_single_images() -> None:
     cases = ["pd/basic", "pd/ties"]
     singles = [heads(case) for case in cases]
-    batch = PanopticDeepLabOutput(*(torch.cat(parts) for parts in zip(*singles, strict=True)))
+    batch = PanopticHeads(*(torch.cat(parts) for parts in zip(*singles, strict=True)))
     process = post_process("pd/basic", 19)
     together = process(batch, (33, 45))
     for single, result in zip(singles, together, strict=True):

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from axialseg.build import build_task, build_training_data
 from axialseg.config.schema import conf_dir, register_schemas
-from axialseg.decoders.max_deeplab import MaxDeepLabOutput
+from axialseg.decoders.max_deeplab import MaskHeads
 from axialseg.losses import max_deeplab_loss
 from axialseg.losses.matching import match_masks
 
 BAD_STEP = 1
-Spoil = Callable[[MaxDeepLabOutput], MaxDeepLabOutput]
+Spoil = Callable[[MaskHeads], MaskHeads]
 
 
 class Run(NamedTuple):
@@ -66,7 +66,7 @@ def trained(tiny_max_run: list[str], tmp_path: Path) -> Callable[..., Run]:
         task = build_task(cfg, data.categories)
         steps = iter(range(max_steps))
 
-        def hook(_module: Any, _inputs: Any, heads: MaxDeepLabOutput) -> MaxDeepLabOutput | None:
+        def hook(_module: Any, _inputs: Any, heads: MaskHeads) -> MaskHeads | None:
             return spoil(heads) if next(steps) == BAD_STEP and spoil is not None else None
 
         task.get_submodule("net").heads.register_forward_hook(hook)
@@ -93,7 +93,7 @@ def trained(tiny_max_run: list[str], tmp_path: Path) -> Callable[..., Run]:
 def spoiled(head: str, value: float, image: int) -> Spoil:
     """Puts a value into the first channel, or slot, of one image's head."""
 
-    def spoil(heads: MaxDeepLabOutput) -> MaxDeepLabOutput:
+    def spoil(heads: MaskHeads) -> MaskHeads:
         place = torch.zeros_like(getattr(heads, head), dtype=torch.bool)
         place[image, 0] = True
         return heads._replace(**{head: getattr(heads, head).masked_fill(place, value)})
@@ -102,7 +102,7 @@ def spoiled(head: str, value: float, image: int) -> Spoil:
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-@pytest.mark.parametrize("head", MaxDeepLabOutput._fields)
+@pytest.mark.parametrize("head", MaskHeads._fields)
 def test_an_image_that_is_not_finite_is_named_and_its_step_skipped(
     head: str, value: float, trained: Callable[..., Run], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -155,7 +155,7 @@ def test_half_precision_reaches_neither_the_matching_nor_the_sums(
 def test_costs_that_overflow_half_precision_are_no_obstacle(trained: Callable[..., Run]) -> None:
     """fp16 ends at 65504; heads beyond it are fine in float32."""
 
-    def spoil(heads: MaxDeepLabOutput) -> MaxDeepLabOutput:
+    def spoil(heads: MaskHeads) -> MaskHeads:
         return heads._replace(mask_logits=heads.mask_logits * 1e6)
 
     run = trained(3, spoil, plugins=[half(torch.bfloat16)])
