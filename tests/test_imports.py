@@ -19,18 +19,18 @@ ALLOWED = {
     "decoders": {"layers"},
     "backbones": {"decoders", "layers"},  # MaX-DeepLab-L's has a stacked decoder inside
     "models": {"backbones", "decoders", "layers"},
-    "formats": {"panoptic", "errors"},
-    "metrics": {"panoptic"},
+    "formats": {"errors", "machine", "panoptic"},
+    "metrics": {"panoptic", "visualization"},  # text tables
     "postprocess": {"decoders", "layers", "panoptic"},
     "visualization": {"panoptic"},
     "datasets": {"formats", "panoptic", "errors", "machine"},
     "data_check": {"datasets", "errors", "panoptic", "visualization"},
     "inference": {"decoders", "layers", "postprocess"},
     "checkpoints": {"backbones", "decoders", "layers", "models", "errors", "machine"},
-    "loggers": set(),
+    "loggers": {"machine"},
     "tasks": {"errors", "inference", "losses"},
     "callbacks": {
-        *("datasets", "formats", "inference", "loggers", "metrics", "panoptic"),
+        *("datasets", "formats", "inference", "loggers", "machine", "metrics", "panoptic"),
         "visualization",
     },
     "launch": {"config", "errors", "loggers", "machine"},

@@ -2,7 +2,6 @@
 
 import csv
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from axialseg.datasets.image_classes import ImageClasses
+from axialseg.machine.whole_file import whole_file
 from axialseg.metrics.top_accuracy import TOP
 
 Row = list[str]
@@ -69,9 +69,6 @@ class ClassificationPredictions(pl.Callback):
         guesses = (len(rows[0]) - 2) // 2 if rows else 0
         heads = [f"{head}{place}" for place in range(1, guesses + 1) for head in ("guess", "p")]
         path = Path(self.folder or trainer.default_root_dir) / "predictions.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".csv.tmp")
-        with draft.open("w", newline="") as file:
+        with whole_file(path) as draft, draft.open("w", newline="") as file:
             csv.writer(file).writerows([["image", "class", *heads], *rows])
-        os.replace(draft, path)
         log.info("Predictions: %s", path)

@@ -4,12 +4,13 @@ Lightning's `ModelCheckpoint` with `every_n_train_steps` leaves the very last st
 and one that waits for the validation loses all steps before it if the validation is cut off.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
+
+from axialseg.machine.whole_file import whole_file
 
 
 class LastCheckpoint(Checkpoint):
@@ -66,7 +67,5 @@ class LastCheckpoint(Checkpoint):
 
 def _link(link: Path, target: str) -> None:
     """Points `link` at `target` in the same folder, in one move."""
-    draft = link.with_suffix(".tmp")
-    draft.unlink(missing_ok=True)
-    draft.symlink_to(target)
-    os.replace(draft, link)
+    with whole_file(link) as draft:
+        draft.symlink_to(target)

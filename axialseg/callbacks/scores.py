@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from axialseg.loggers.wandb import find_wandb_logger
+from axialseg.machine.whole_file import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +47,6 @@ def tell_scores(
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Writes a JSON file in one move: a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".json.tmp")
-    draft.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(draft, path)
+    """Writes a JSON file as a whole."""
+    with whole_file(path) as draft:
+        draft.write_text(json.dumps(record, indent=2) + "\n")

@@ -28,7 +28,7 @@ class TrainingCurves(pl.Callback):
         names = dict.fromkeys(name for row in rows for name in row)
         losses = [name for name in names if name.startswith("train/") and name not in NO_LOSSES]
         panels = {
-            "Training loss": losses,
+            "Training loss, and its terms before their weights": losses,
             "Validation, %": VALIDATION,
             "Learning rate": ["train/lr"],
         }

@@ -2,14 +2,12 @@
 
 import gzip
 import re
-import shutil
 import tarfile
-import uuid
 import zlib
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 from axialseg.errors import UserError
+from axialseg.machine.whole_file import whole_file
 
 _COPY_BYTES = 1 << 20
 
@@ -35,11 +33,10 @@ def extract_archive(archive: Path, target: Path) -> None:
     """
     if target.exists():
         raise UserError(f"{target} exists already; remove it or extract {archive} elsewhere.")
-    unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        unfinished.mkdir(parents=True)
-        _extract_members(archive, unfinished)
-        unfinished.rename(target)
+        with whole_file(target) as draft:
+            draft.mkdir()
+            _extract_members(archive, draft)
     except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError) as error:
         raise DamagedArchiveError(
             f"{archive} is not a .tar.gz archive, or is cut off or damaged ({error}); "
@@ -47,52 +44,33 @@ def extract_archive(archive: Path, target: Path) -> None:
         ) from error
     except OSError as error:
         raise UserError(f"{archive} cannot be extracted to {target} ({error}).") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _extract_members(archive: Path, folder: Path) -> None:
     with gzip.open(archive) as stream:
         with tarfile.open(fileobj=stream, mode="r|") as members:
             for member in members:
-                _extract_member(members, member, archive, folder)
+                _check(member, archive, folder)
+                members.extract(member, folder, set_attrs=False, filter="data")
         # tarfile stops at the first header that it cannot read, without a word; the checksum at
         # the end of the gzip stream, which is checked on reaching it, tells whether that was right.
         while stream.read(_COPY_BYTES):
             pass
 
 
-def _extract_member(
-    members: tarfile.TarFile, member: tarfile.TarInfo, archive: Path, folder: Path
-) -> None:
-    path = folder / _safe_name(member.name, archive)
-    if member.isdir():
-        path.mkdir(parents=True, exist_ok=True)
-        return
-    content = members.extractfile(member) if member.isreg() and not member.issparse() else None
-    if content is None:
-        raise UserError(
-            f"{archive} holds {member.name}, which is neither a plain file nor a folder; "
-            "do not use this archive."
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as file:
-        _copy(content, file, member.size)
-
-
-def _copy(content: IO[bytes], file: IO[bytes], size: int) -> None:
-    shutil.copyfileobj(content, file, _COPY_BYTES)
-    if file.tell() != size:
-        raise EOFError("it ends within a file")
-
-
-def _safe_name(name: str, archive: Path) -> PurePosixPath:
-    """Checks that a member's name is a path downwards, on Windows as well."""
-    parts = PurePosixPath(name).parts
+def _check(member: tarfile.TarInfo, archive: Path, folder: Path) -> None:
+    """Refuses what tarfile's filter "data" lets pass: links, Windows' paths, one name twice."""
+    name = member.name
     is_absolute = name.startswith("/") or re.match("[A-Za-z]:", name)
-    if is_absolute or ".." in parts or "\\" in name or "\0" in name:
+    if is_absolute or ".." in PurePosixPath(name).parts or "\\" in name or "\0" in name:
         raise UserError(
             f"{archive} holds {name!r}, which would lie outside the target folder; "
             "do not use this archive."
         )
-    return PurePosixPath(name)
+    if not member.isdir() and (not member.isreg() or member.issparse()):
+        raise UserError(
+            f"{archive} holds {name}, which is neither a plain file nor a folder; "
+            "do not use this archive."
+        )
+    if not member.isdir() and (folder / name).exists():
+        raise FileExistsError(f"it holds {name} twice")

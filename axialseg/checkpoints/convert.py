@@ -1,7 +1,6 @@
 """TensorFlow checkpoints into .safetensors with our names and layouts."""
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from axialseg.checkpoints.own_weights import DIGEST, STEPS, digest
 from axialseg.checkpoints.tensorflow.tensor_bundle import find_prefix
 from axialseg.checkpoints.tensorflow.tensorflow_weights import open_tensorflow_weights
 from axialseg.errors import UserError
+from axialseg.machine.whole_file import whole_file
 
 _BLOCK_BYTES = 1 << 20
 
@@ -68,15 +68,11 @@ def _sha256_of_files(prefix: Path) -> str:
 
 
 def _save(tensors: dict[str, Tensor], output: Path, metadata: dict[str, str]) -> None:
-    unfinished = output.with_name(f".{output.name}.{os.getpid()}.new")
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.touch()
-        mode = unfinished.stat().st_mode  # that new files have here; save_file makes private ones
-        save_file(tensors, unfinished, metadata)
-        unfinished.chmod(mode)
-        unfinished.replace(output)
+        with whole_file(output) as draft:
+            draft.touch()
+            mode = draft.stat().st_mode  # that new files have here; save_file makes private ones
+            save_file(tensors, draft, metadata)
+            draft.chmod(mode)
     except OSError as error:
         raise UserError(f"{output} cannot be written ({error.strerror})") from error
-    finally:
-        unfinished.unlink(missing_ok=True)

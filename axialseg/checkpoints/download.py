@@ -26,6 +26,7 @@ from axialseg.checkpoints.published import (
 )
 from axialseg.checkpoints.tensorflow.tensor_bundle import find_prefix
 from axialseg.errors import UserError
+from axialseg.machine.whole_file import whole_file
 
 _BLOCK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 60.0
@@ -93,7 +94,6 @@ def _download(
         )
 
     unpacked = cache_dir / f"{name}.unpacked"
-    unfinished = cache_dir / f".{name}.new.safetensors"
     shutil.rmtree(unpacked, ignore_errors=True)
     try:
         progress(f"{name}: unpacking")
@@ -101,12 +101,11 @@ def _download(
         record = {"url": checkpoint.url, "archive_sha256": archive_sha256}
         _write_record(record_path, record)
         progress(f"{name}: converting")
-        convert(find_prefix(unpacked), unfinished)
-        _write_record(record_path, {**record, "converted_sha256": _sha256(unfinished)})
-        unfinished.replace(converted)
+        with whole_file(converted) as draft:
+            convert(find_prefix(unpacked), draft)
+            _write_record(record_path, {**record, "converted_sha256": _sha256(draft)})
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
-        unfinished.unlink(missing_ok=True)
     archive.unlink()
     progress(f"{name}: done, {converted}")
     return converted
@@ -256,6 +255,5 @@ def _read_record(path: Path) -> dict[str, str]:
 
 
 def _write_record(path: Path, record: dict[str, str]) -> None:
-    unfinished = path.with_suffix(".json.new")
-    unfinished.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    with whole_file(path) as draft:
+        draft.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

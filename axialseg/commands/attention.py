@@ -29,7 +29,7 @@ SHOWN_LAYERS = 12
 
 def main() -> None:
     """The command."""
-    run_tool(attention)
+    run_tool(attention, USAGE)
 
 
 def attention(arguments: list[str]) -> None:
@@ -41,9 +41,6 @@ def attention(arguments: list[str]) -> None:
     Raises:
         UserError: a wrong setting or file.
     """
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(f"usage: {USAGE}")
-        return
     cfg = _config(arguments)
 
     # Only now: torch takes seconds, and a wrong command line shall not wait for it.

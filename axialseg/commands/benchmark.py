@@ -11,6 +11,7 @@ from axialseg.commands.command_line import compose_config, run_tool
 from axialseg.commands.complexity import FORMATS, classes_of, size_of
 from axialseg.errors import UserError
 from axialseg.machine.hardware import check_compiler, resolve_hardware
+from axialseg.visualization.text_table import text_table
 
 if TYPE_CHECKING:
     from axialseg.costs.benchmark import Cost, Job
@@ -29,7 +30,7 @@ Row = dict[str, Any]
 
 def main() -> None:
     """The command."""
-    run_tool(benchmark)
+    run_tool(benchmark, USAGE)
 
 
 def benchmark(arguments: list[str]) -> None:
@@ -41,9 +42,6 @@ def benchmark(arguments: list[str]) -> None:
     Raises:
         UserError: a wrong setting.
     """
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(f"usage: {USAGE}")
-        return
     cfg = compose_config("benchmark", arguments)
     size = size_of("size", cfg.size)
     _check(cfg)
@@ -174,18 +172,13 @@ def as_table(facts: dict[str, Any], rows: list[Row]) -> str:
                 _cell(row["memory_ratio"], 1, "{:.2f} x"),
             )
         )
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(pairs)).rstrip()
-        for pairs in (list(zip(line, widths, strict=True)) for line in cells)
-    ]
     return "\n".join(
         [
             f"{facts['model']}, {height}x{width}, batch {facts['batch']}, {facts['classes']} "
             f"classes, {facts['precision']}{compiled}",
             facts["machine"],
             "",
-            *lines,
+            text_table(cells),
             "",
             "latency        of a batch, median of rounds in which the forms take turns, wall clock",
             f"peak memory    {facts['peak_memory']};",

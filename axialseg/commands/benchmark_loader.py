@@ -17,7 +17,7 @@ SHOWN_SPEEDS = 4
 
 def main() -> None:
     """The command."""
-    run_tool(benchmark_loader)
+    run_tool(benchmark_loader, USAGE)
 
 
 def benchmark_loader(arguments: list[str]) -> None:
@@ -29,9 +29,6 @@ def benchmark_loader(arguments: list[str]) -> None:
     Raises:
         UserError: a wrong setting, or the data are missing or damaged.
     """
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(f"usage: {USAGE}")
-        return
     cfg = compose_config("benchmark_loader", arguments)
     for name in ("images_per_second", "seconds"):
         if cfg[name] is not None and not cfg[name] > 0:

@@ -25,7 +25,7 @@ TRAINING_WOULD_FAIL = 1  # exit code
 
 def main() -> None:
     """The command."""
-    run_tool(check_data)
+    run_tool(check_data, USAGE)
 
 
 def check_data(arguments: list[str]) -> None:
@@ -38,9 +38,6 @@ def check_data(arguments: list[str]) -> None:
         UserError: a wrong setting, or there is no such data set.
         SystemExit: code 1 if training would fail.
     """
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(f"usage: {USAGE}")
-        return
     cfg = compose_config("check_data", arguments)
     if cfg.split not in SPLITS:
         raise UserError(f"split={cfg.split} does not exist; {nearest(cfg.split, SPLITS, 'split=')}")

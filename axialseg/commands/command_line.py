@@ -128,17 +128,22 @@ def check_command_line(
         GlobalHydra.instance().clear()
 
 
-def run_tool(job: Callable[[list[str]], object]) -> None:
+def run_tool(job: Callable[[list[str]], object], usage: str) -> None:
     """Runs a command that has no folder, no log file and no sweeps.
 
     Args:
         job: takes the arguments of the command line.
+        usage: what is printed instead, if there are no arguments or help is asked for.
 
     Raises:
         SystemExit: code 2 after a `UserError`.
     """
+    arguments = sys.argv[1:]
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(f"usage: {usage}")
+        return
     try:
-        job(sys.argv[1:])
+        job(arguments)
     except Exception as error:
         _refuse(error)
 

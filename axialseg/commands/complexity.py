@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from axialseg.commands.command_line import compose_config, run_tool
 from axialseg.config.check import check_model_fits_data, nearest
 from axialseg.errors import UserError
+from axialseg.visualization.text_table import text_table
 
 if TYPE_CHECKING:
     from axialseg.build import Classes
@@ -25,7 +26,7 @@ IMAGENET_CLASSES = 1000
 
 def main() -> None:
     """The command."""
-    run_tool(complexity)
+    run_tool(complexity, USAGE)
 
 
 def complexity(arguments: list[str]) -> None:
@@ -37,9 +38,6 @@ def complexity(arguments: list[str]) -> None:
     Raises:
         UserError: a wrong setting.
     """
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(f"usage: {USAGE}")
-        return
     cfg = compose_config("complexity", arguments)
     if cfg.format not in FORMATS:
         raise UserError(
@@ -144,11 +142,7 @@ def as_table(parts: list["PartCost"]) -> str:
     running = [part for part in parts if part.is_run]
     if len(running) < len(parts):
         rows.append(_row(total_cost(running), " of what is run"))
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(pairs))
-        for pairs in (list(zip(row, widths, strict=True)) for row in rows)
-    )
+    return text_table(rows)
 
 
 def _row(part: "PartCost", remark: str) -> tuple[str, str, str, str]:

@@ -29,7 +29,7 @@ class Candidate(NamedTuple):
 
 def main() -> None:
     """The command."""
-    run_tool(convert)
+    run_tool(convert, USAGE)
 
 
 def convert(arguments: list[str]) -> None:
@@ -42,9 +42,6 @@ def convert(arguments: list[str]) -> None:
     Raises:
         UserError: a wrong argument, file or model.
     """
-    if {"-h", "--help"} & set(arguments):
-        print(f"usage: {USAGE}")
-        return
     if len(arguments) < 2 or not arguments[1].endswith(".safetensors"):
         raise UserError(f"say what to convert, and to which file: {USAGE}")
     source, output, overrides = Path(arguments[0]), Path(arguments[1]), arguments[2:]

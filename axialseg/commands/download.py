@@ -12,13 +12,14 @@ from axialseg.checkpoints.published import (
 )
 from axialseg.commands.command_line import compose_config, run_tool
 from axialseg.errors import UserError
+from axialseg.visualization.text_table import text_table
 
 USAGE = "python -m axialseg download <name>"
 
 
 def main() -> None:
     """The command."""
-    run_tool(download)
+    run_tool(download, f"{USAGE}\n\n{_table(cache_folder())}")
 
 
 def download(arguments: list[str]) -> None:
@@ -30,9 +31,6 @@ def download(arguments: list[str]) -> None:
     Raises:
         UserError: there is no such checkpoint, it cannot be fetched, or is damaged.
     """
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(f"usage: {USAGE}\n\n{_table(cache_folder())}")
-        return
     if len(arguments) > 1:
         raise UserError(f"one checkpoint at a time: {USAGE}")
     checkpoint = published_checkpoint(arguments[0])
@@ -77,9 +75,4 @@ def _table(cache_dir: Path) -> str:
         there = "yes" if converted_path(row.name, cache_dir).is_file() else ""
         pq = "" if row.pq is None else f"{row.pq:.1f}"
         rows.append((row.name, row.model, row.data, pq, there))
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
+    return text_table(rows, left=len(rows[0]))

@@ -10,6 +10,7 @@ from axialseg.commands.command_line import compose_config, run_tool
 from axialseg.commands.complexity import FORMATS, classes_of, size_of
 from axialseg.config.check import nearest
 from axialseg.errors import UserError
+from axialseg.visualization.text_table import text_table
 
 if TYPE_CHECKING:
     from axialseg.costs.training_memory import FakeStep, Share
@@ -51,7 +52,7 @@ class Plan(NamedTuple):
 
 def main() -> None:
     """The command."""
-    run_tool(memory)
+    run_tool(memory, USAGE)
 
 
 def memory(arguments: list[str]) -> None:
@@ -63,9 +64,6 @@ def memory(arguments: list[str]) -> None:
     Raises:
         UserError: a wrong setting.
     """
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(f"usage: {USAGE}")
-        return
     cfg = compose_config("memory", arguments)
     height, width = size_of("crop", cfg.crop)
     capacity = _bytes(cfg.gpu)
@@ -180,8 +178,7 @@ def _as_table(plan: Plan, cfg: DictConfig, capacity: int) -> str:
         rows.append((f"peak of a step with {_images(cfg.batch)}", plan.peak_of_batch))
     if plan.largest_batch > 1:
         rows.append((f"peak of a step with {_images(plan.largest_batch)}", plan.peak_of_largest))
-    width = max(len(name) for name, _ in rows)
-    lines = [f"{name:<{width}}  {_size(size):>11}" for name, size in rows]
+    lines = [text_table([(name, _size(size)) for name, size in rows])]
     room = f"{_size(capacity)}, of which {cfg.reserve:.0%} are left free"
     if not plan.largest_batch:
         lines += [
@@ -194,11 +191,9 @@ def _as_table(plan: Plan, cfg: DictConfig, capacity: int) -> str:
     if not plan.shares:
         lines.append(f"No number of devices shares {cfg.schedule.batch_size} images evenly.")
         return "\n".join(lines)
-    lines.append("devices  images each  trainer.accumulate_grad_batches  images of a batch norm")
-    lines += [
-        f"{share.devices:7}{share.images:13}{share.accumulated:33}{share.devices * share.images:24}"
-        for share in plan.shares
-    ]
+    heads = "devices", "images each", "trainer.accumulate_grad_batches", "images of a batch norm"
+    shares = [(s.devices, s.images, s.accumulated, s.devices * s.images) for s in plan.shares]
+    lines.append(text_table([heads, *(tuple(map(str, share)) for share in shares)], left=0))
     return "\n".join(lines)
 
 

@@ -13,7 +13,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from axialseg.datasets.file_lock import file_lock
+from filelock import FileLock
+
 from axialseg.formats.array_file import DamagedArrayFile, map_arrays, write_arrays
 from axialseg.formats.panoptic_table import PanopticTable, read_panoptic_table
 from axialseg.machine.cache_folder import cache_folder
@@ -42,7 +43,7 @@ def indexed_table(path: Path) -> PanopticTable:
     with ExitStack() as held:
         with suppress(OSError):  # a cache that cannot be written
             index.parent.mkdir(parents=True, exist_ok=True)
-            held.enter_context(file_lock(index.with_suffix(".lock")))
+            held.enter_context(FileLock(index.with_suffix(".lock")))
         try:
             table = _mapped(path, index, stamp)
         except (FileNotFoundError, NotADirectoryError):

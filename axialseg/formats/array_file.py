@@ -9,7 +9,6 @@ import json
 import mmap
 import os
 import struct
-import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from axialseg.machine.whole_file import whole_file
 
 MAGIC = b"axialseg arrays 1\n"
 PREFIX = struct.Struct("<QI")
@@ -55,16 +56,10 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], facts: Mapping[
     for part in (header, *contents):
         checksum = zlib.crc32(part, checksum)
 
-    descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.writelines([MAGIC, PREFIX.pack(len(header), checksum), header, *contents])
-            file.flush()
-            os.fsync(file.fileno())  # else a crash could leave the name without the content
-        os.replace(draft, path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as draft, draft.open("wb") as file:
+        file.writelines([MAGIC, PREFIX.pack(len(header), checksum), header, *contents])
+        file.flush()
+        os.fsync(file.fileno())  # else a crash could leave the name without the content
 
 
 def map_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

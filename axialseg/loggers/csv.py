@@ -15,6 +15,8 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from axialseg.machine.whole_file import whole_file
+
 Row = dict[str, float]
 
 
@@ -81,13 +83,10 @@ class CsvLogger(Logger):
         if not self._rows:
             return
         names = dict.fromkeys(name for row in self._rows.values() for name in row)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_suffix(".csv.tmp")
-        with draft.open("w", newline="") as file:
+        with whole_file(self.path) as draft, draft.open("w", newline="") as file:
             writer = csv.DictWriter(file, ["step", *names])
             writer.writeheader()
             writer.writerows({"step": step, **row} for step, row in self._rows.items())
-        os.replace(draft, self.path)
         self._written_at = time.monotonic()
 
 

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from axialseg.metrics.top_accuracy import ClassAccuracy, TopAccuracyResult
+from axialseg.visualization.text_table import text_table
 
 SHOWN_CLASSES = 20
+NAME_WIDTH = 40
 
 
 def accuracy_record(
@@ -40,22 +42,23 @@ def accuracy_table(accuracy: TopAccuracyResult, names: Sequence[str]) -> str:
 
     Of more than 20 classes, those with the lowest top-1 are shown.
     """
-    lines = [f"{'top-1':8}{100 * accuracy.top1:7.2f}", f"{'top-5':8}{100 * accuracy.top5:7.2f}", ""]
+    means = text_table(
+        [("top-1", f"{100 * accuracy.top1:.2f}"), ("top-5", f"{100 * accuracy.top5:.2f}")]
+    )
+    lines = [means, ""]
     rows = [(name, row) for name, row in zip(names, accuracy.per_class, strict=True) if row.images]
     if len(rows) > SHOWN_CLASSES:
         lines.append(f"The {SHOWN_CLASSES} of {len(rows)} classes with the lowest top-1:")
         rows = sorted(rows, key=lambda row: row[1].top1 / row[1].images)[:SHOWN_CLASSES]
-    width = max((len(name) for name, _ in rows), default=0)
-    width = max(len("class"), min(width, 40))
-    lines.append(f"{'class':{width}}{'top-1':>8}{'top-5':>8}{'images':>8}")
-    lines += [_line(name, row, width) for name, row in rows]
-    return "\n".join(lines)
+    cells = [("class", "top-1", "top-5", "images")]
+    cells += [_cells(name, row) for name, row in rows]
+    return "\n".join([*lines, text_table(cells)])
 
 
-def _line(name: str, row: ClassAccuracy, width: int) -> str:
-    shown = name if len(name) <= width else f"{name[: width - 3]}..."
+def _cells(name: str, row: ClassAccuracy) -> tuple[str, str, str, str]:
+    shown = name if len(name) <= NAME_WIDTH else f"{name[: NAME_WIDTH - 3]}..."
     top1, top5 = (100 * hits / row.images for hits in (row.top1, row.top5))
-    return f"{shown:{width}}{top1:8.2f}{top5:8.2f}{row.images:>8}"
+    return shown, f"{top1:.2f}", f"{top5:.2f}", str(row.images)
 
 
 def _percent(hits: int, images: int) -> float | None:

@@ -4,6 +4,7 @@ from typing import Any
 
 from axialseg.metrics.panoptic_quality import PanopticQualityResult
 from axialseg.metrics.semantic_iou import SemanticIoUResult
+from axialseg.visualization.text_table import text_table
 
 
 def metrics_record(quality: PanopticQualityResult, semantic: SemanticIoUResult) -> dict[str, Any]:
@@ -44,24 +45,21 @@ def metrics_table(quality: PanopticQualityResult, semantic: SemanticIoUResult) -
     A class that neither occurs nor is predicted has dashes, and counts in no average.
     """
     groups = (("All", quality.all), ("Things", quality.things), ("Stuff", quality.stuff))
-    lines = [f"{'':8}{'PQ':>7}{'SQ':>7}{'RQ':>7}{'N':>5}"]
+    means: list[tuple[str, ...]] = [("", "PQ", "SQ", "RQ", "N")]
     for name, group in groups:
-        percents = "".join(f"{100 * value:7.2f}" for value in (group.pq, group.sq, group.rq))
-        lines.append(f"{name:8}{percents}{group.n:>5}")
-    lines += [f"{'mIoU':8}{100 * semantic.miou:7.2f}", ""]
+        means.append((name, *_percents(group.pq, group.sq, group.rq), str(group.n)))
+    means.append(("mIoU", *_percents(semantic.miou), "", "", ""))
 
-    width = max(len("class"), *(len(row.name) for row in quality.per_class))
-    heads = "".join(f"{head:>7}" for head in ("PQ", "SQ", "RQ", "TP", "FP", "FN", "IoU"))
-    lines.append(f"{'class':{width}}  {'kind':5}{heads}")
+    heads = ("class", "kind", "PQ", "SQ", "RQ", "TP", "FP", "FN", "IoU")
+    classes: list[tuple[str, ...]] = [heads]
     for row, overlap in zip(quality.per_class, semantic.per_class, strict=True):
-        seen = row.tp + row.fp + row.fn > 0
-        percents = "".join(_percent(value, seen) for value in (row.pq, row.sq, row.rq))
-        counts = f"{row.tp:>7}{row.fp:>7}{row.fn:>7}"
+        counts = (row.tp, row.fp, row.fn)
+        percents = _percents(row.pq, row.sq, row.rq) if any(counts) else ["-"] * 3
+        iou = _percents(overlap.iou) if overlap.occurs else ["-"]
         kind = "thing" if row.is_thing else "stuff"
-        iou = _percent(overlap.iou, overlap.occurs)
-        lines.append(f"{row.name:{width}}  {kind:5}{percents}{counts}{iou}")
-    return "\n".join(lines)
+        classes.append((row.name, kind, *percents, *map(str, counts), *iou))
+    return f"{text_table(means)}\n\n{text_table(classes, left=2)}"
 
 
-def _percent(fraction: float, is_known: bool) -> str:
-    return f"{100 * fraction:7.2f}" if is_known else f"{'-':>7}"
+def _percents(*fractions: float) -> list[str]:
+    return [f"{100 * fraction:.2f}" for fraction in fractions]

@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import ndimage
 
+LOGARITHMIC_FROM = 20  # the largest curve is so many times the smallest
+
 
 def save_curves(
     rows: Iterable[Mapping[str, float]],
@@ -20,7 +22,8 @@ def save_curves(
 
     Args:
         rows: as of a CSV log; a row need not hold every name, and NaN counts as absent.
-        panels: title of a panel -> names of its curves. A curve without numbers is left out.
+        panels: title of a panel -> names of its curves. A curve without numbers is left out. Curves
+            of very different size share a logarithmic axis.
         path: the PNG file.
         step: name of the x axis in `rows`.
     """
@@ -39,6 +42,9 @@ def save_curves(
         axes.spines[["top", "right"]].set_visible(False)
         if axes.lines:
             axes.legend(frameon=False)
+        medians = [np.median(line.get_ydata()) for line in axes.lines]
+        if medians and min(medians) > 0 and max(medians) > LOGARITHMIC_FROM * min(medians):
+            axes.set_yscale("log")
     figure.savefig(path)
 
 

@@ -30,7 +30,7 @@ def test_draws_losses_quality_and_rate(tmp_path: Path, monkeypatch: pytest.Monke
     fit(tmp_path, [CsvLogger(tmp_path)])
     ((rows, panels, path),) = drawn
     assert path == tmp_path / "curves.png"
-    assert panels["Training loss"] == ["train/loss", "train/semantic", "train/extra"]
+    assert next(iter(panels.values())) == ["train/loss", "train/semantic", "train/extra"]
     assert [row["step"] for row in rows if "train/loss" in row] == [1, 3, 5]
     assert [row["step"] for row in rows if "val/PQ" in row] == [3, 6]
 

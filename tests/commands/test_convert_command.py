@@ -63,8 +63,7 @@ def test_model_of_a_classifiers_backbone_is_found(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "say what to convert, and to which file: python -m axialseg convert"),
-        ([CHECKPOINT], "say what to convert"),
+        ([CHECKPOINT], "say what to convert, and to which file: python -m axialseg convert"),
         ([CHECKPOINT, "OUT.pth"], "say what to convert"),
         ([CHECKPOINT, "OUT.safetensors", "model.name=x"], "needs the name of the model"),
         ([CHECKPOINT, "OUT.safetensors", "model=axial_swidernet_tinny"], "did you mean"),

@@ -129,4 +129,4 @@ def test_table_of_many_classes_has_the_lowest() -> None:
     assert len(lines) == 5 + 20
     assert lines[5].split()[-3:] == ["0.00", "100.00", "100"]
     assert lines[-1].split()[-3:] == ["19.00", "100.00", "100"]
-    assert max(len(line) for line in lines[4:]) == 64
+    assert max(len(line) for line in lines[4:]) == 63

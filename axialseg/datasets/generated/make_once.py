@@ -6,7 +6,8 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from axialseg.datasets.file_lock import file_lock
+from filelock import FileLock
+
 from axialseg.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def make_once(
         return
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        with file_lock(root.parent / f".{root.name}.lock"):
+        with FileLock(root.parent / f".{root.name}.lock"):
             if _stamp_of(root, name) != stamp:
                 _refuse_foreign(root, name)
                 log.info("Generating the %s data set in %s", name, root)
