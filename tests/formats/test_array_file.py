@@ -76,8 +76,11 @@ def test_altered_files_are_refused(file: Path) -> None:
 def test_a_failed_write_leaves_the_old_file(file: Path) -> None:
     with pytest.raises(TypeError):
         write_arrays(file, ARRAYS, {"no JSON": object()})
-    with pytest.raises(OSError, match="missing"):
-        write_arrays(file.parent / "missing" / "a.arrays", ARRAYS, FACTS)
+    no_folder = file.with_name("no folder")
+    no_folder.touch()
+    with pytest.raises(OSError, match="no folder"):
+        write_arrays(no_folder / "a.arrays", ARRAYS, FACTS)
+    no_folder.unlink()
     assert map_arrays(file)[1] == FACTS
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
