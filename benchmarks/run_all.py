@@ -139,11 +139,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="without .py")
     parser.add_argument("--output", type=Path, default=HERE / "RESULTS.md")
     arguments = parser.parse_args()
-    there_are = {script.stem: script for script in scripts()}
-    unknown = set(arguments.only or ()) - there_are.keys()
+    known = {script.stem: script for script in scripts()}
+    unknown = set(arguments.only or ()) - known.keys()
     if unknown:
-        parser.error(f"there is no {sorted(unknown)[0]}; there are: {', '.join(there_are)}")
-    chosen = [there_are[name] for name in arguments.only or there_are]
+        parser.error(f"there is no {sorted(unknown)[0]}; there are: {', '.join(known)}")
+    chosen = [known[name] for name in arguments.only or known]
 
     from axialseg.costs.benchmark import processor
 

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import bundle_writer
+import google_crc32c
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,6 @@ from published_models import build_on_meta, model_config
 from torch import Tensor, nn
 
 from axialseg.checkpoints.convert import convert
-from axialseg.checkpoints.tensorflow.crc32c import crc32c
 from axialseg.checkpoints.tensorflow.tensor_bundle import VARIABLE_SUFFIX, TensorBundle, variables
 
 PREFIX = Path(__file__).parent / "goldens" / "checkpoint" / "ckpt-1"
@@ -65,7 +65,9 @@ def tensorflow_variables() -> dict[str, NDArray]:
 def write_tensorflow(prefix: Path, values: Mapping[str, NDArray]) -> Path:
     """A TensorFlow checkpoint of such variables."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bundle_writer, "bytewise_crc32c", crc32c)  # which is tested, and quick
+        patch.setattr(
+            bundle_writer, "bytewise_crc32c", google_crc32c.value
+        )  # which is tested, and quick
         keys = {name + VARIABLE_SUFFIX: value for name, value in values.items()}
         bundle_writer.write_bundle(prefix, keys)
     return prefix

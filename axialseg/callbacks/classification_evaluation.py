@@ -5,7 +5,7 @@ from typing import Any
 import lightning.pytorch as pl
 from torch import Tensor
 
-from axialseg.callbacks.scores import tell_scores
+from axialseg.callbacks.scores import log_scores
 from axialseg.datasets.image_classes import ImageClasses
 from axialseg.metrics.accuracy_report import accuracy_record, accuracy_table
 from axialseg.metrics.top_accuracy import TopAccuracy
@@ -51,4 +51,4 @@ class ClassificationEvaluation(pl.Callback):
             "images": accuracy.images,
             **accuracy_record(accuracy, self._classes.ids, names),
         }
-        tell_scores(trainer, pl_module, self.record, LOGGED, accuracy_table(accuracy, names))
+        log_scores(trainer, pl_module, self.record, LOGGED, accuracy_table(accuracy, names))

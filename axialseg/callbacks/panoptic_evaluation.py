@@ -6,7 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from axialseg.callbacks.scores import tell_scores
+from axialseg.callbacks.scores import log_scores
 from axialseg.inference.predict import PanopticPrediction
 from axialseg.metrics.panoptic_quality import PanopticQuality
 from axialseg.metrics.panoptic_report import metrics_record, metrics_table
@@ -70,4 +70,4 @@ class PanopticEvaluation(pl.Callback):
         step = trainer.global_step
         self.record = {"step": step, "images": images, **metrics_record(quality, semantic)}
         table = metrics_table(quality, semantic)
-        tell_scores(trainer, pl_module, self.record, LOGGED, table)
+        log_scores(trainer, pl_module, self.record, LOGGED, table)

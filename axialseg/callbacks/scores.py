@@ -14,7 +14,7 @@ from axialseg.machine.whole_file import whole_file
 log = logging.getLogger(__name__)
 
 
-def tell_scores(
+def log_scores(
     trainer: pl.Trainer,
     pl_module: pl.LightningModule,
     record: dict[str, Any],

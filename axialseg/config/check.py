@@ -45,11 +45,11 @@ FILLED_IN = {
 
 def nearest(name: str, choices: Iterable[str], prefix: str = "") -> str:
     """The end of a sentence: what the user may have meant, else all there is."""
-    there_are = sorted(map(str, choices))
-    close = get_close_matches(name, there_are, n=1)
+    known = sorted(map(str, choices))
+    close = get_close_matches(name, known, n=1)
     if close:
         return f"did you mean {prefix}{close[0]}?"
-    return f"there are: {', '.join(there_are)}" if there_are else "there is nothing to choose from"
+    return f"there are: {', '.join(known)}" if known else "there is nothing to choose from"
 
 
 def check_config(cfg: DictConfig) -> None:

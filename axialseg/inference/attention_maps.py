@@ -42,8 +42,8 @@ def record_attention(
         ValueError: the network is in training mode (looking would move batch-norm statistics), or
             has no such layer.
     """
-    there_are = axial_layers(net)
-    chosen = there_are if layers is None else {name: there_are.get(name) for name in layers}
+    known = axial_layers(net)
+    chosen = known if layers is None else {name: known.get(name) for name in layers}
     maps: dict[str, Tensor] = {}
     handles = []
     try:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import bundle_writer
+import google_crc32c
 import numpy as np
 import pytest
 import torch
@@ -19,7 +20,6 @@ from torch import nn
 
 from axialseg.checkpoints import published
 from axialseg.checkpoints.initial import load_initial_weights, load_trained_weights
-from axialseg.checkpoints.tensorflow.crc32c import crc32c
 from axialseg.checkpoints.tensorflow.deeplab2 import variable_names
 from axialseg.checkpoints.tensorflow.tensorflow_weights import head_channels
 from axialseg.commands import convert, download
@@ -193,7 +193,7 @@ def write_index(prefix: Path, variables: Mapping[str, list[int]]) -> None:
 def test_full_size_is_recognised(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundle_writer, "bytewise_crc32c", crc32c)
+    monkeypatch.setattr(bundle_writer, "bytewise_crc32c", google_crc32c.value)
     monkeypatch.setattr(convert, "choices", lambda _group: ALIKE)
     variables = {row[0].removesuffix(SUFFIX): row[1] for row in manifest(name)["variables"]}
     write_index(tmp_path / "ckpt-1", variables)

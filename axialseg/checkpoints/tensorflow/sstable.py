@@ -10,8 +10,9 @@ Source: google/leveldb, doc/table_format.md, table/block_builder.cc, table/forma
 from collections.abc import Iterator
 from pathlib import Path
 
-from axialseg.checkpoints.tensorflow import snappy
-from axialseg.checkpoints.tensorflow.crc32c import crc32c, mask_checksum
+import cramjam
+
+from axialseg.checkpoints.tensorflow.crc32c import masked_crc32c
 from axialseg.checkpoints.tensorflow.protobuf_wire import read_varint
 from axialseg.errors import UserError
 
@@ -60,14 +61,17 @@ def _read_block(table: bytes, offset: int, size: int) -> bytes:
     if end + _TRAILER_BYTES > len(table) - _FOOTER_BYTES:
         raise ValueError("has a block that reaches beyond its end")
     stored = int.from_bytes(table[end + 1 : end + _TRAILER_BYTES], "little")
-    if mask_checksum(crc32c(table[offset : end + 1])) != stored:
+    if masked_crc32c(table[offset : end + 1]) != stored:
         raise ValueError(f"has a wrong checksum in the block at byte {offset}")
     compression = table[end]
     block = table[offset:end]
     if compression == _NOT_COMPRESSED:
         return block
     if compression == _SNAPPY:
-        return snappy.decompress(block)
+        try:
+            return bytes(cramjam.snappy.decompress_raw(block))
+        except cramjam.DecompressionError as error:
+            raise ValueError(f"has a damaged block at byte {offset} ({error})") from error
     raise ValueError(f"has a block of the unknown compression {compression}")
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from axialseg.checkpoints.tensorflow.crc32c import crc32c, mask_checksum
+from axialseg.checkpoints.tensorflow.crc32c import masked_crc32c
 from axialseg.checkpoints.tensorflow.protobuf_wire import read_fields, read_varint
 from axialseg.checkpoints.tensorflow.sstable import read_sstable
 from axialseg.errors import UserError
@@ -172,7 +172,7 @@ class TensorBundle:
         content = self._read_bytes(entry)
         if entry.dtype_name == "string":
             return self._decode_strings(entry, content)
-        if mask_checksum(crc32c(content)) != entry.masked_checksum:
+        if masked_crc32c(content) != entry.masked_checksum:
             raise self._wrong_checksum(entry)
         if entry.dtype_name == "bfloat16":
             content = (content.view("<u2").astype(np.uint32) << 16).view(np.uint8)
@@ -229,7 +229,7 @@ class TensorBundle:
         except ValueError as error:
             raise self._wrong_checksum(entry) from error
         counted = b"".join(n.to_bytes(4 if n < 1 << 32 else 8, "little") for n in lengths)
-        if mask_checksum(crc32c(counted + data[position:])) != entry.masked_checksum:
+        if masked_crc32c(counted + data[position:]) != entry.masked_checksum:
             raise self._wrong_checksum(entry)
 
         texts = np.empty(len(lengths), dtype=object)

