@@ -53,7 +53,7 @@ class ModelConf:
             backbones refer to.
         backbone: built first and handed to `net`.
         net: the whole network.
-        loss: outputs + targets -> named loss terms.
+        loss: outputs + targets -> the loss of each image, and its terms.
         targets: ground truth -> what the loss needs; null for classes of whole images.
         postprocess: heads -> panoptic map; null likewise.
         task: LightningModule that trains `net`.
