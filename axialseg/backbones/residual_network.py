@@ -8,12 +8,13 @@ Source: deeplab2 ``model/encoder/axial_resnet.py`` and ``axial_resnet_instances.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, Protocol, cast
+from typing import Literal, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from axialseg.decoders.stacked import AfterBlock, BlockFactory, StackedDecoder
+from axialseg.backbones.backbone import records_by_stride
+from axialseg.decoders.stacked import AfterBlock, StackedDecoder, StackedDecoderFactory
 from axialseg.layers.activation_checkpointing import CheckpointedBlock
 from axialseg.layers.axial_attention import AttentionFactory, AxialStriding
 from axialseg.layers.axial_block import AxialBranch
@@ -23,20 +24,6 @@ from axialseg.layers.residual_block import BasicBranch, BottleneckBranch, Residu
 
 ConvBlock = Literal["bottleneck", "basic", "wide_bottleneck"]
 DropPathSchedule = Literal["constant", "linear"]
-
-
-class StackedDecoderFactory(Protocol):
-    """Makes the decoder that goes on where the stages end."""
-
-    def __call__(
-        self,
-        *,
-        recorded: Mapping[int, Sequence[int]],
-        stride: int,
-        make_block: BlockFactory,
-    ) -> StackedDecoder:
-        """`make_block` takes the channels of input and output and the stride."""
-        ...
 
 
 class ResidualNetwork(nn.Module):
@@ -74,13 +61,12 @@ class ResidualNetwork(nn.Module):
         drop_path_from_stride: blocks with a smaller nominal input stride are never dropped.
         width: multiplies `stage_channels`; a stem has a `width` of its own.
         stacked_decoder: makes a decoder after the stages, part of the pre-trained network of
-            MaX-DeepLab-L. Only `decoded` runs it. `forward` and its features do not need it, so its
-            parameters are frozen until a model that runs it thaws them with `requires_grad_`.
+            MaX-DeepLab-L. `forward` and its features do not need it, so its parameters are frozen
+            until a model that runs it thaws them with `requires_grad_`.
 
     Attributes:
         channels: channels of each feature that `forward` returns, by its name.
-        recorded: channels of each tensor that `decoded` returns, by stride.
-        decoded_stride: stride of the last of them.
+        strides: strides of these features.
 
     Raises:
         ValueError: if the stage lists differ in length or name no stage or block kind.
@@ -135,7 +121,7 @@ class ResidualNetwork(nn.Module):
         assert isinstance(stem.out_channels, int)
         channels: int = stem.out_channels
         self.channels = {"res1": channels}
-        self.recorded: dict[int, list[int]] = {}
+        self.strides = {"res1": 4 if max_pool else 2}
         self.stages = nn.ModuleDict()
         for stage, blocks in enumerate(stage_blocks, start=first_stage):
             out_channels = round(width * stage_channels[stage - first_stage])
@@ -147,17 +133,15 @@ class ResidualNetwork(nn.Module):
                 channels = out_channels
             self.stages[f"stage{stage}"] = nn.Sequential(*layers)
             self.channels[f"res{stage}"] = out_channels
-            self.recorded[self._stride(stage)] = [out_channels]
+            self.strides[f"res{stage}"] = self._stride(stage)
 
-        self.decoded_stride = self._stride(5)
         self.stacked_decoder: StackedDecoder | None = None
         if stacked_decoder is not None:
             self.stacked_decoder = stacked_decoder(
-                recorded=self.recorded, stride=self.decoded_stride, make_block=self.decoder_block
-            )
-            self.stacked_decoder.requires_grad_(False)
-            self.recorded = self.stacked_decoder.recorded
-            self.decoded_stride = self.stacked_decoder.stride
+                recorded=records_by_stride(self.channels, self.strides),
+                stride=self.strides["res5"],
+                make_block=self.decoder_block,
+            ).requires_grad_(False)
 
     def _stride(self, stage: int) -> int:
         """Stride of a stage's output."""
@@ -232,27 +216,6 @@ class ResidualNetwork(nn.Module):
                     x = after_block(name, index, block(x))
             outputs[name] = x
         return outputs
-
-    def decoded(
-        self, raw_stages: Mapping[str, Tensor], after_block: AfterBlock | None = None
-    ) -> Mapping[int, Sequence[Tensor]]:
-        """Runs the stacked decoder, if there is one.
-
-        Args:
-            raw_stages: what `raw_stages` returns.
-            after_block: called between the blocks of the stacked decoder.
-
-        Returns:
-            Tensors before activation by stride, oldest first, `recorded` tells their channels. The
-            first is the deepest stage's at this stride; the others are the decoder's.
-        """
-        records = {
-            self._stride(int(name.removeprefix("stage"))): [raw_stages[name]]
-            for name in self.stages  # a deeper stage at the same stride takes the place
-        }
-        if self.stacked_decoder is None:
-            return records
-        return self.stacked_decoder(records, after_block)
 
     def forward(self, image: Tensor, valid: Tensor | None = None) -> Mapping[str, Tensor]:
         """Computes the features that decoders read.

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from axialseg.backbones.backbone import records_by_stride
 from axialseg.backbones.residual_network import ResidualNetwork
 from axialseg.decoders.max_deeplab import MaxDeepLabHeads
 from axialseg.layers.axial_attention import AxialAttention
@@ -60,8 +61,9 @@ def part_costs(net: nn.Module, size: tuple[int, int]) -> list[PartCost]:
     with _counting(net) as run:
         net(image)
     with _counting(net) as beyond:
-        if isinstance(net.backbone, ResidualNetwork):
-            net.backbone.decoded(net.backbone.raw_stages(image))
+        backbone = net.backbone
+        if isinstance(backbone, ResidualNetwork) and backbone.stacked_decoder is not None:
+            backbone.stacked_decoder(records_by_stride(backbone(image), backbone.strides))
     costs = []
     for name, module in _parts(net):
         is_run = any(_is_inside(leaf, name) for leaf in run)

@@ -40,6 +40,20 @@ class AfterBlock(Protocol):
         ...
 
 
+class StackedDecoderFactory(Protocol):
+    """Makes a stacked decoder that goes on where a backbone, or another such decoder, ends."""
+
+    def __call__(
+        self,
+        *,
+        recorded: Mapping[int, Sequence[int]],
+        stride: int,
+        make_block: BlockFactory,
+    ) -> "StackedDecoder":
+        """See `StackedDecoder`."""
+        ...
+
+
 class DecoderStage(nn.Module):
     """A fuse, if the stride changes, and residual blocks.
 

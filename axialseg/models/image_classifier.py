@@ -3,27 +3,25 @@
 Source: Wang et al. 2020, "Axial-DeepLab", sec. 4.1 (ImageNet); He et al. 2016.
 """
 
-from collections.abc import Mapping
-from typing import cast
-
 from torch import Tensor, nn
+
+from axialseg.backbones.backbone import Backbone
 
 
 class ImageClassifier(nn.Module):
     """Backbone, mean over the deepest feature, and one linear layer.
 
     Args:
-        backbone: maps (image, valid) to features by name and has `channels`; see `ResidualNetwork`.
+        backbone: see `Backbone`; of its features only ``res5`` is read.
         classes: number of classes.
         dropout: rate of the means that are dropped in training.
     """
 
-    def __init__(self, backbone: nn.Module, classes: int, dropout: float = 0.0) -> None:
+    def __init__(self, backbone: Backbone, classes: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.backbone = backbone
-        channels = cast(Mapping[str, int], backbone.channels)["res5"]
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(channels, classes)
+        self.classifier = nn.Linear(backbone.channels["res5"], classes)
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
 

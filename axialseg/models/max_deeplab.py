@@ -7,20 +7,30 @@ The backbone is what was pre-trained on ImageNet; all that MaX-DeepLab adds, the
 transformers between the backbone's blocks included, is outside of it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from axialseg.backbones.residual_network import ResidualNetwork, StackedDecoderFactory
+from axialseg.backbones.backbone import (
+    Backbone,
+    MemoryBackbone,
+    keep_probability,
+    records_by_stride,
+)
 from axialseg.decoders.max_deeplab import MaskHeads, MaxDeepLabHeads
-from axialseg.decoders.stacked import AfterBlock, StackedDecoder
+from axialseg.decoders.stacked import (
+    AfterBlock,
+    BlockFactory,
+    StackedDecoder,
+    StackedDecoderFactory,
+)
 from axialseg.layers.convolution import ConvNormReLU
 from axialseg.layers.dual_path_transformer import DualPathTransformer
 from axialseg.layers.initialization import truncated_normal_
-from axialseg.layers.residual_block import ResidualBlock
+from axialseg.layers.residual_block import BottleneckBranch, ResidualBlock
 from axialseg.models.panoptic_deeplab import DecoderFactory
 
 
@@ -43,14 +53,15 @@ class MaxDeepLab(nn.Module):
     """Backbone with a memory path, more decoder stages, and three heads.
 
     Args:
-        backbone: see `ResidualNetwork`.
+        backbone: see `Backbone`; the memory looks into it if it is a `MemoryBackbone`.
         semantic_channels: channels of the auxiliary semantic head.
         extra_stages: makes the decoder stages that go on where the backbone ends; the last one is
             at the stride of the masks.
         transformer: makes the transformer after a block.
         transformer_channels: K of the transformers after each block of a stage of the backbone
-            (``stage1`` .. ``stage5``), and of the decoder stages, the backbone's and the extra
-            ones, at the backbone's output stride (``decoder``). A stage without an entry has none.
+            (``stage1`` .. ``stage5`` of a `MemoryBackbone`), and of the decoder stages, the
+            backbone's and the extra ones, at the stride of ``res5`` (``decoder``). A stage without
+            an entry has none.
         semantic_decoder: makes the decoder of the auxiliary semantic head on the backbone's
             features; None lets the head read the last but one record at the stride of the masks.
         class_channels: classes and "no object"; None is `semantic_channels`, right where the
@@ -70,7 +81,7 @@ class MaxDeepLab(nn.Module):
 
     def __init__(
         self,
-        backbone: ResidualNetwork,
+        backbone: Backbone,
         semantic_channels: int,
         extra_stages: StackedDecoderFactory,
         transformer: TransformerFactory,
@@ -90,12 +101,19 @@ class MaxDeepLab(nn.Module):
         if slots > rows:
             raise ValueError(f"{slots} slots need as many rows of the memory, not {rows}")
         self.backbone = backbone
-        backbone.requires_grad_(True)  # the stacked decoder too: here the outputs need it
-        self.extra_stages = extra_stages(
-            recorded=backbone.recorded,
-            stride=backbone.decoded_stride,
-            make_block=backbone.decoder_block,
-        )
+        recorded: Mapping[int, Sequence[int]]
+        recorded = records_by_stride(backbone.channels, backbone.strides)
+        stride, make_block = backbone.strides["res5"], cast(BlockFactory, _bottleneck_block)
+        self.memory_looks_inside = isinstance(backbone, MemoryBackbone)
+        if isinstance(backbone, MemoryBackbone):
+            make_block = backbone.decoder_block
+            if backbone.stacked_decoder is not None:
+                backbone.stacked_decoder.requires_grad_(True)  # here the outputs need it
+                recorded, stride = (
+                    backbone.stacked_decoder.recorded,
+                    backbone.stacked_decoder.stride,
+                )
+        self.extra_stages = extra_stages(recorded=recorded, stride=stride, make_block=make_block)
         self.slots = slots
         self.memory = nn.Parameter(truncated_normal_(torch.empty(1, rows, memory_channels), 1.0))
         self.transformers = _transformers(
@@ -127,10 +145,8 @@ class MaxDeepLab(nn.Module):
         """
         memory = self.memory[:, : self.slots].transpose(1, 2).expand(len(image), -1, -1)
         path = _MemoryPath(self.transformers, memory)
-        stages = self.backbone.raw_stages(image, valid, path.through("backbone"))
-        decoded = self.backbone.decoded(stages, path.through("decoder"))
-        records = self.extra_stages(decoded, path.through("extra"))[self.extra_stages.stride]
-        features = {name.replace("stage", "res"): F.relu(x) for name, x in stages.items()}
+        features, records = self._decoded(image, valid, path)
+        records = self.extra_stages(records, path.through("extra"))[self.extra_stages.stride]
         if self.semantic_decoder is not None:
             semantic = self.semantic_decoder(features)
         else:
@@ -142,6 +158,21 @@ class MaxDeepLab(nn.Module):
             self.mask_feature(slots).squeeze(-1),
             semantic,
         )
+
+    def _decoded(
+        self, image: Tensor, valid: Tensor | None, path: "_MemoryPath"
+    ) -> tuple[Mapping[str, Tensor], Mapping[int, Sequence[Tensor]]]:
+        """The backbone's features, activated, and what the extra stages start from."""
+        if not self.memory_looks_inside:
+            features = self.backbone(image, valid)
+            return features, records_by_stride(features, self.backbone.strides)
+        backbone = cast(MemoryBackbone, self.backbone)
+        stages = backbone.raw_stages(image, valid, path.through("backbone"))
+        raw = {name.replace("stage", "res"): x for name, x in stages.items()}
+        records = records_by_stride(raw, backbone.strides)
+        if backbone.stacked_decoder is not None:
+            records = backbone.stacked_decoder(records, path.through("decoder"))
+        return {name: F.relu(x) for name, x in raw.items()}, records
 
 
 class _MemoryPath:
@@ -167,19 +198,29 @@ class _MemoryPath:
         return after_block
 
 
+def _bottleneck_block(in_channels: int, channels: int, stride: int) -> ResidualBlock:
+    """What the decoder stages are made of where the backbone names no kind of its own."""
+    quarter = channels // 4
+    return ResidualBlock(
+        BottleneckBranch(in_channels, quarter, quarter, channels), in_channels, channels
+    )
+
+
 def _transformers(
-    backbone: ResidualNetwork,
+    backbone: Backbone,
     extra_stages: StackedDecoder,
     transformer: TransformerFactory,
     channels: Mapping[str, int],
     memory_channels: int,
 ) -> nn.ModuleDict:
     """Transformers by part (backbone, decoder, extra), stage and block; see `MaxDeepLab`."""
-    unknown = set(channels) - {*backbone.stages, "decoder"}
+    inside = backbone if isinstance(backbone, MemoryBackbone) else None
+    stages = {} if inside is None else inside.stages
+    unknown = set(channels) - {*stages, "decoder"}
     if unknown:
         raise ValueError(
-            f"transformer_channels names {sorted(unknown)[0]}, but there are "
-            f"{', '.join(backbone.stages)} and decoder"
+            f"transformer_channels names {sorted(unknown)[0]}, but the memory can look into "
+            f"{', '.join([*stages, 'decoder'])} only"
         )
 
     def after_each(blocks: nn.Module, pixel_channels: int, width: int) -> nn.ModuleDict:
@@ -189,26 +230,26 @@ def _transformers(
                     pixel_channels,
                     memory_channels,
                     width,
-                    keep_probability=block.drop_path.keep_probability,
+                    keep_probability=keep_probability(block),
                 )
-                for index, block in enumerate(cast(Iterable[ResidualBlock], blocks))
+                for index, block in enumerate(cast(Iterable[nn.Module], blocks))
             }
         )
 
     parts = nn.ModuleDict({part: nn.ModuleDict() for part in ("backbone", "decoder", "extra")})
-    for stage, blocks in backbone.stages.items():
+    for stage, blocks in stages.items():
         if stage in channels:
             width = backbone.channels[stage.replace("stage", "res")]
             cast(nn.ModuleDict, parts["backbone"])[stage] = after_each(
                 blocks, width, channels[stage]
             )
-    deepest = backbone.decoded_stride
-    for part, decoder in (("decoder", backbone.stacked_decoder), ("extra", extra_stages)):
+    stacked = None if inside is None else inside.stacked_decoder
+    for part, decoder in (("decoder", stacked), ("extra", extra_stages)):
         if decoder is None or "decoder" not in channels:
             continue
         levels = zip(decoder.strides, decoder.stages, strict=True)
         for number, (stride, level) in enumerate(levels):
-            if stride == deepest:
+            if stride == backbone.strides["res5"]:
                 cast(nn.ModuleDict, parts[part])[f"stage{number + 1}"] = after_each(
                     cast(nn.Module, level.blocks), decoder.recorded[stride][-1], channels["decoder"]
                 )

@@ -6,10 +6,11 @@ this model.
 """
 
 from collections.abc import Mapping
-from typing import Protocol, cast
+from typing import Protocol
 
 from torch import Tensor, nn
 
+from axialseg.backbones.backbone import Backbone
 from axialseg.decoders.panoptic_deeplab import PanopticDeepLabDecoder, PanopticHeads, PredictionHead
 
 
@@ -25,7 +26,7 @@ class PanopticDeepLab(nn.Module):
     """Backbone, two decoders and three heads.
 
     Args:
-        backbone: maps (image, valid) to features by name and has `channels`; see `ResidualNetwork`.
+        backbone: see `Backbone`.
         semantic_channels: classes of the semantic head (`Categories.semantic_channels`).
         semantic_decoder: makes the decoder of the semantic head.
         instance_decoder: makes the decoder that the centre and offset heads share.
@@ -35,7 +36,7 @@ class PanopticDeepLab(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         semantic_channels: int,
         semantic_decoder: DecoderFactory,
         instance_decoder: DecoderFactory,
@@ -44,9 +45,8 @@ class PanopticDeepLab(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        feature_channels = cast(Mapping[str, int], backbone.channels)
-        self.semantic_decoder = semantic_decoder(feature_channels)
-        self.instance_decoder = instance_decoder(feature_channels)
+        self.semantic_decoder = semantic_decoder(backbone.channels)
+        self.instance_decoder = instance_decoder(backbone.channels)
         semantic, instance = self.semantic_decoder.out_channels, self.instance_decoder.out_channels
         self.semantic_head = PredictionHead(semantic, semantic_head_channels, semantic_channels)
         self.center_head = PredictionHead(instance, instance_head_channels, 1)

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 import torch.distributed as dist
+from decoded_records import decoded
 from published_models import model_config
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -44,14 +45,14 @@ def test_stages_of_max_deeplab_l() -> None:
     projections = [(list(s.fuse.resized), list(s.fuse.strided)) for s in decoder.stages]
     # Only the current tensor has another width than its stage.
     assert projections == [(["0"], []), (["0"], []), ([], ["0"]), ([], ["0"])]
-    assert net.recorded == {2: [8], 4: [16, 16], 8: [24, 24, 24], 16: [64, 64]}
-    assert net.decoded_stride == 16
+    assert decoder.recorded == {2: [8], 4: [16, 16], 8: [24, 24, 24], 16: [64, 64]}
+    assert decoder.stride == 16
 
 
 def test_fuses_the_current_tensor_and_the_two_newest_records() -> None:
     net = backbone([8, 4, 8, 4, 8], [1, 1, 1, 1, 1]).eval()
     stages = net.raw_stages(torch.rand(1, 3, 65, 97) * 255)
-    records = net.decoded(stages)
+    records = decoded(net, stages)
     decoder = net.stacked_decoder
     # Tensors of before are kept, and those of the decoder follow.
     assert torch.equal(records[16][0], stages["stage5"])
@@ -68,11 +69,11 @@ def test_a_stage_at_the_same_stride_goes_on() -> None:
     more = StackedDecoder(
         strides=[16, 8],
         blocks=[2, 1],
-        recorded=net.recorded,
-        stride=net.decoded_stride,
+        recorded=net.stacked_decoder.recorded,
+        stride=net.stacked_decoder.stride,
         make_block=net.decoder_block,
     ).eval()
-    records = net.eval().decoded(net.raw_stages(torch.rand(1, 3, 33, 33) * 255))
+    records = decoded(net.eval(), net.raw_stages(torch.rand(1, 3, 33, 33) * 255))
     extended = more(records)
     assert more.stages[0].fuse is None
     assert len(records[16]) == len(extended[16]) == 2
@@ -120,6 +121,6 @@ def test_heads_that_do_not_read_it_train_with_ddp() -> None:
 def test_a_model_that_runs_it_can_train_it() -> None:
     net = backbone([8, 4, 8, 16], [1, 1, 1, 1])
     net.stacked_decoder.requires_grad_(True)
-    records = net.decoded(net.raw_stages(torch.rand(2, 3, 33, 33) * 255))
+    records = decoded(net, net.raw_stages(torch.rand(2, 3, 33, 33) * 255))
     records[16][-1].square().mean().backward()
     assert all(p.grad is not None for p in net.stacked_decoder.parameters())

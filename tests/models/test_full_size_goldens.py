@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from decoded_records import decoded
 from golden_data import SUFFIX, TOLERANCE, arrays, assert_close, nhwc, rule_image
 from published_models import (
     MAX_DEEPLAB,
@@ -65,7 +66,7 @@ def test_outputs_are_the_authors(name: str) -> None:
         heads = net(image)
         full = heads.resized(size)
         # The original's backbone ends with its stacked decoder, although no head reads that.
-        last = net.backbone.decoded(stages)[16 if "os16" in name else 32][-1]
+        last = decoded(net.backbone, stages)[16 if "os16" in name else 32][-1]
     encoder = {f"encoder/{stage}": nhwc(x) for stage, x in stages.items()}
     encoder["encoder/backbone_output"] = nhwc(last.relu())
     compared = check_tensors(encoder, golden)

@@ -46,19 +46,18 @@ def test_outputs_are_the_authors(name: str) -> None:
 def outputs_and_features(net: nn.Module, image: Tensor) -> tuple[MaskHeads, Golden]:
     """The heads, and what they read, by the names of the goldens."""
     seen: dict[str, Tensor] = {}
-    raw_stages, decoded = net.backbone.raw_stages, net.backbone.decoded
+    raw_stages, extra_stages = net.backbone.raw_stages, net.extra_stages.forward
 
     def keep_stages(*arguments: object) -> dict[str, Tensor]:
         stages = raw_stages(*arguments)
         seen.update(stages)
         return stages
 
-    def keep_output(*arguments: object) -> dict[int, list[Tensor]]:
-        records = decoded(*arguments)
+    def keep_input(records: dict[int, list[Tensor]], *arguments: object) -> dict[int, list[Tensor]]:
         seen["backbone_output"] = F.relu(records[16][-1])
-        return records
+        return extra_stages(records, *arguments)
 
-    net.backbone.raw_stages, net.backbone.decoded = keep_stages, keep_output
+    net.backbone.raw_stages, net.extra_stages.forward = keep_stages, keep_input
     features: list[Tensor] = []
     net.heads.register_forward_pre_hook(lambda _module, inputs: features.extend(inputs))
     heads = net(image)

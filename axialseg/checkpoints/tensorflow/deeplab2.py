@@ -48,7 +48,7 @@ def _max_deeplab_names(net: nn.Module) -> dict[str, str]:
         names[f"transformers.backbone.stage{stage}.{{n}}"] = (
             f"encoder/_stage{stage}/_block{{n+1}}_transformer"
         )
-    decoder = net.backbone.stacked_decoder
+    decoder = getattr(net.backbone, "stacked_decoder", None)
     count = 0 if decoder is None else len(decoder.stages)
     for stage in range(1, count + 1):
         names[f"transformers.decoder.stage{stage}.{{n}}"] = (
