@@ -7,21 +7,21 @@ post-processing; then the task, the callbacks and the trainer.
 import inspect
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning.pytorch as pl
 import torch
 from hydra.utils import get_object, instantiate
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from axialseg.datasets.image_classes import ImageClasses
+from axialseg.datasets.image_classes import ImageClasses, numbered_classes
+from axialseg.datasets.imagenet import ImageNet
 from axialseg.errors import UserError
-from axialseg.loggers.lightning_messages import quiet_lightning
 from axialseg.machine.hardware import Hardware, batch_size_per_rank
 from axialseg.panoptic.categories import Categories
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl  # only where a task is built: networks do without it
 
 Classes = Categories | ImageClasses
 
@@ -63,6 +63,26 @@ def build_data(cfg: DictConfig, batch_size: int) -> Any:
 def build_evaluation_data(cfg: DictConfig) -> Any:
     """The LightningDataModule for validation alone."""
     return build(cfg.data, batch_size=1, **_asked_for(cfg.data, {"targets": None}))
+
+
+def build_classes(data: DictConfig) -> Classes:
+    """The classes of a data set, which is opened only if nothing else tells them.
+
+    ImageNet has 1000 where it is not there.
+
+    Raises:
+        UserError: the data set cannot be opened.
+    """
+    dataset = data.val_dataset
+    if dataset.get("categories") is not None:
+        return build(dataset.categories)
+    reader = get_object(dataset._target_)
+    known = getattr(reader, "categories", None)
+    if isinstance(known, Categories):
+        return known
+    if reader is ImageNet and not Path(data.root).is_dir():
+        return numbered_classes(1000)
+    return build(dataset, root=data.root).categories
 
 
 def class_facts(categories: Classes) -> dict[str, Any]:
@@ -111,7 +131,7 @@ def _build_net(model: DictConfig, facts: dict[str, Any]) -> nn.Module:
     return build(model.net, backbone=backbone, **_asked_for(model.net, facts))
 
 
-def build_task(cfg: DictConfig, categories: Classes) -> pl.LightningModule:
+def build_task(cfg: DictConfig, categories: Classes) -> "pl.LightningModule":
     """The network with its loss, post-processing and optimisation, weights as initialised.
 
     Without a `schedule`, as in an evaluation, the task cannot be trained.
@@ -134,7 +154,7 @@ def build_task(cfg: DictConfig, categories: Classes) -> pl.LightningModule:
     )
 
 
-def build_trainer(cfg: DictConfig, hardware: Hardware, folder: Path) -> pl.Trainer:
+def build_trainer(cfg: DictConfig, hardware: Hardware, folder: Path) -> "pl.Trainer":
     """The trainer with callbacks and loggers.
 
     Args:
@@ -142,6 +162,12 @@ def build_trainer(cfg: DictConfig, hardware: Hardware, folder: Path) -> pl.Train
         hardware: what its `auto` stands for.
         folder: where everything is written; the trainer's `default_root_dir`.
     """
+    import lightning.pytorch as pl
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.pytorch.callbacks import Checkpoint
+
+    from axialseg.loggers.lightning_messages import quiet_lightning
+
     quiet_lightning()
     callbacks = [build(callback) for callback in cfg.callbacks.values() if callback]
     max_steps, accumulated = cfg.trainer.max_steps, cfg.trainer.accumulate_grad_batches

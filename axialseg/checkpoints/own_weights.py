@@ -66,6 +66,24 @@ def open_own_weights(path: Path, net: nn.Module) -> StoredWeights:
     )
 
 
+def stored_run(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """What a checkpoint of a run tells of itself: its config as saved, and its classes, plain.
+
+    Checkpoints of earlier versions hold no classes.
+
+    Raises:
+        UserError: The file is missing or damaged, or is no checkpoint of a run.
+    """
+    content = _load(path) if path.is_file() and path.suffix != ".safetensors" else {}
+    config = content.get("hyper_parameters")
+    if not isinstance(config, dict) or not {"model", "data"} <= set(config):
+        raise UserError(
+            f"{path} is no checkpoint of a run, so it does not tell its model; name the model: "
+            "axialseg.create_model(<name>, checkpoint=<file>)"
+        )
+    return config, content.get("classes")
+
+
 def digest(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of names and values in the order of the names."""
     total = hashlib.sha256()

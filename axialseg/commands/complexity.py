@@ -1,10 +1,8 @@
 """`python -m axialseg complexity`: parameters and multiply-adds of a model, part by part."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from axialseg.commands.command_line import compose_config, run_tool
@@ -81,41 +79,19 @@ def classes_of(cfg: DictConfig) -> "Classes":
     """Classes of the data set; without one Cityscapes', or 1000 for a classifier.
 
     Args:
-        cfg: config with `model` and `data`. The data set is opened only if neither its config nor
-            its class knows the classes; ImageNet has 1000 where it is not there.
+        cfg: config with `model` and `data`; see `build_classes`.
 
     Raises:
         UserError: the model does not fit the data, or the data set cannot be opened.
     """
-    from axialseg.build import build
-    from axialseg.datasets.imagenet import ImageNet
-    from axialseg.panoptic.categories import Categories
+    from axialseg.build import build_classes
+    from axialseg.datasets.image_classes import numbered_classes
     from axialseg.panoptic.cityscapes_classes import CITYSCAPES
 
-    data = cfg.data
-    if data is None:
-        return CITYSCAPES if cfg.model.targets else _imagenet_classes()
+    if cfg.data is None:
+        return CITYSCAPES if cfg.model.targets else numbered_classes(IMAGENET_CLASSES)
     check_model_fits_data(cfg)
-    dataset = data.val_dataset
-    reader = get_object(dataset._target_)
-    known = getattr(reader, "categories", None)
-    if dataset.get("categories") is not None:
-        classes: Classes = build(dataset.categories)
-    elif isinstance(known, Categories):
-        classes = known
-    elif reader is ImageNet and not Path(data.root).is_dir():
-        classes = _imagenet_classes()
-    else:
-        classes = build(dataset, root=data.root).categories
-    return classes
-
-
-def _imagenet_classes() -> "Classes":
-    """As many as ImageNet has, without their names."""
-    from axialseg.datasets.image_classes import ImageClasses
-
-    names = tuple(f"class {number}" for number in range(IMAGENET_CLASSES))
-    return ImageClasses(names, names)
+    return build_classes(cfg.data)
 
 
 def as_json(parts: list["PartCost"]) -> dict[str, Any]:

@@ -8,13 +8,8 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from axialseg.config.saved import accepted
 from axialseg.errors import UserError
-
-# Modules that have moved -> their place now: runs made before still name the old ones.
-MOVED = {
-    "axialseg.datasets.shapes": "axialseg.datasets.generated.shapes",
-    "axialseg.datasets.patterns": "axialseg.datasets.generated.patterns",
-}
 
 
 def saved_run(overrides: list[str], keys: Collection[str]) -> tuple[Path | None, dict[str, Any]]:
@@ -38,7 +33,7 @@ def saved_run(overrides: list[str], keys: Collection[str]) -> tuple[Path | None,
     if folder is None:
         return None, {}
     config = OmegaConf.load(folder / ".hydra" / "config.yaml")
-    content: Any = _with_names_of_today(OmegaConf.to_container(config, resolve=False))
+    content = accepted(OmegaConf.to_container(config, resolve=False))
     if "model/attention" in chosen:
         _open_to_choice(content["model"])
     return folder, {key: content[key] for key in keys if key in content and key not in chosen}
@@ -52,16 +47,6 @@ def _open_to_choice(model: dict[str, Any]) -> None:
             "_target_": "${model.attention.layer}",
             "formulation": "${model.attention.formulation}",
         }
-
-
-def _with_names_of_today(node: Any) -> Any:
-    """The node with every dotted name of `MOVED` replaced."""
-    if isinstance(node, dict):
-        return {key: _with_names_of_today(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_with_names_of_today(value) for value in node]
-    module, _, name = node.rpartition(".") if isinstance(node, str) else ("", "", "")
-    return f"{MOVED[module]}.{name}" if module in MOVED else node
 
 
 def _run_folder(run: object, ckpt: object) -> Path | None:

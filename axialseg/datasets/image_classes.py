@@ -25,6 +25,12 @@ class ImageClasses:
         return len(self.ids)
 
 
+def numbered_classes(count: int) -> ImageClasses:
+    """Classes without names."""
+    names = tuple(f"class {number}" for number in range(count))
+    return ImageClasses(names, names)
+
+
 class ImageSample(NamedTuple):
     """One image with its class. The array is read-only.
 

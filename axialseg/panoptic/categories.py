@@ -1,8 +1,9 @@
 """The classes of a data set: names, colours, thing or stuff, and official ids."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +80,12 @@ class Categories:
         table = np.zeros(max(self.semantic_channels, self.ignore_class + 1), bool)
         table[list(self.thing_ids)] = True
         return table
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Categories":
+        """What `dataclasses.asdict` has made plain, as checkpoints store it."""
+        classes = tuple(Category(**{**c, "color": tuple(c["color"])}) for c in plain["classes"])
+        return cls(classes, plain["ignore_class"])
 
 
 def contiguous_categories(

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import lightning.pytorch as pl
@@ -112,6 +113,12 @@ class TrainingTask(pl.LightningModule, ABC):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Drops the step if it would make weights NaN; the learning rate moves on all the same."""
         self.guard.check(p for group in optimizer.param_groups for p in group["params"])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Stores the classes, so that the checkpoint can be used where the data are not."""
+        categories = getattr(getattr(self.trainer, "datamodule", None), "categories", None)
+        if categories is not None:
+            checkpoint["classes"] = asdict(categories)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses to train on from averaged weights as if they were the trained ones."""

@@ -1,0 +1,197 @@
+"""Models from Python: `axialseg.create_model`, `axialseg.load` and `axialseg.models`."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+
+from axialseg.checkpoints.published import PublishedCheckpoint, published_checkpoints
+from axialseg.config.check import nearest
+from axialseg.config.schema import conf_dir
+from axialseg.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from axialseg.build import Classes
+    from axialseg.inference.loaded_model import LoadedModel
+
+log = logging.getLogger(__name__)
+
+TABLE_PATH = Path(__file__).with_name("model_zoo.yaml")
+
+
+class ModelInfo(NamedTuple):
+    """One of the models.
+
+    Attributes:
+        name: what `create_model` takes.
+        family: Axial-DeepLab, MaX-DeepLab, Panoptic-DeepLab or Axial-ResNet (a classifier).
+        parameters: trainable ones, with the heads of COCO's 133 classes, or ImageNet's 1000.
+        published_pq: data set -> best PQ in % that the authors' weights reach on its validation
+            images, single scale.
+        checkpoints: names of the published checkpoints, which `load` takes once they are fetched by
+            `python -m axialseg download <name>`.
+    """
+
+    name: str
+    family: str
+    parameters: int
+    published_pq: dict[str, float]
+    checkpoints: tuple[str, ...]
+
+
+def models() -> list[ModelInfo]:
+    """All models of `conf/model/`."""
+    published = published_checkpoints().values()
+    found = []
+    for name, row in yaml.safe_load(TABLE_PATH.read_text(encoding="utf-8")).items():
+        own = [checkpoint for checkpoint in published if checkpoint.model == name]
+        scores: dict[str, float] = {}
+        for checkpoint in own:
+            if checkpoint.pq is not None:
+                scores[checkpoint.data] = max(checkpoint.pq, scores.get(checkpoint.data, 0.0))
+        names = tuple(checkpoint.name for checkpoint in own if checkpoint.pq is not None)
+        found.append(ModelInfo(name, row["family"], row["parameters"], scores, names))
+    return found
+
+
+def create_model(
+    name: str,
+    categories: "Classes | str | int | None" = None,
+    checkpoint: str | Path | None = None,
+) -> "nn.Module":
+    """Builds a network with the shipped settings.
+
+    Args:
+        name: one of `models()`.
+        categories: what the heads tell apart: the classes themselves; the name of a data set of
+            `conf/data/`, as "coco" or "cityscapes"; or their number. None is COCO, or ImageNet for
+            a classifier. By number, class ids count from 0, and a semantic head has no channel for
+            void.
+        checkpoint: weights to start from: a file, or a published name. Last layers of another
+            number of classes, and parts that the checkpoint does not hold, keep their
+            initialisation; what they are is logged. For trained weights as they are, see `load`.
+
+    Returns:
+        A plain module in training mode: image ``[B, 3, H, W]`` in 0..255, and optionally the valid
+        pixels, bool ``[B, H, W]`` -> raw heads, or logits.
+
+    Raises:
+        UserError: there is no such model or data set, or the checkpoint does not fit.
+    """
+    from omegaconf import OmegaConf
+
+    from axialseg.build import build_net, build_net_of_channels
+    from axialseg.checkpoints.initial import load_initial_weights
+    from axialseg.config.compose import compose_shipped
+
+    _check_choice("model", name)
+    model = OmegaConf.create(compose_shipped([f"model={name}"])["model"])
+    if categories is None:
+        categories = "coco" if model.targets else "imagenet"
+    if isinstance(categories, int):
+        net = build_net_of_channels(model, categories, categories + 1)
+    else:
+        classes = _classes_of(categories) if isinstance(categories, str) else categories
+        _check_kind(name, model, classes)
+        net = build_net(model, classes)
+    if checkpoint is not None:
+        log.info("%s", load_initial_weights(net, checkpoint))
+    return net
+
+
+def load(source: str | Path) -> "LoadedModel":
+    """Loads a trained network with all that belongs to it.
+
+    Nothing but numbers and plain values is read, and nothing is downloaded.
+
+    Args:
+        source: folder of a run (its last checkpoint is taken), checkpoint file of a run, or the
+            name of a published checkpoint that was fetched.
+
+    Raises:
+        UserError: there is no such thing, it is damaged, or it does not tell its model.
+    """
+    from omegaconf import OmegaConf
+
+    from axialseg.build import build_classes, build_net
+    from axialseg.checkpoints.initial import load_trained_weights
+    from axialseg.checkpoints.own_weights import stored_run
+    from axialseg.checkpoints.sources import find_source
+    from axialseg.config.saved import accepted
+    from axialseg.inference.loaded_model import LoadedModel
+
+    path = Path(source).expanduser()
+    if (path / ".hydra").is_dir():
+        path = path / "checkpoints" / "last.ckpt"
+    published = None if path.exists() else published_checkpoints().get(str(source))
+    path = path if path.exists() else find_source(source)
+    classes = None
+    if published is not None:
+        config = _published_config(published)
+    else:
+        stored, classes = stored_run(path)
+        config = accepted(stored)
+    cfg = OmegaConf.create(config)
+    categories = build_classes(cfg.data) if classes is None else _from_plain(classes)
+    net = build_net(cfg.model, categories)
+    step = load_trained_weights(net, path)
+    return LoadedModel(cfg.model.name, net.eval(), categories, config, step)
+
+
+def _published_config(row: PublishedCheckpoint) -> dict[str, Any]:
+    """Model and data as of the authors' evaluation."""
+    from axialseg.config.compose import compose_shipped
+
+    if row.pq is None:
+        raise UserError(
+            f"{row.name} holds a backbone alone; start from it by "
+            f"axialseg.create_model({row.model!r}, checkpoint={row.name!r})"
+        )
+    overrides = [f"model={row.model}", f"data={row.data}"]
+    if row.experiment:
+        overrides.append(f"experiments={row.experiment}")
+    return compose_shipped([*overrides, f"model.backbone.output_stride={row.output_stride}"])
+
+
+def _classes_of(data: str) -> "Classes":
+    """The classes of a data set of `conf/data/`."""
+    from omegaconf import OmegaConf
+
+    from axialseg.build import build_classes
+    from axialseg.config.compose import compose_shipped
+
+    _check_choice("data", data)
+    node = OmegaConf.create(compose_shipped([f"data={data}", "schedule=coco"])["data"])
+    try:
+        return build_classes(node)
+    except UserError as error:
+        raise UserError(
+            f"only its files tell the classes of {data} ({error}); give a Categories object or a "
+            "number"
+        ) from error
+
+
+def _from_plain(plain: dict[str, Any]) -> "Classes":
+    from axialseg.datasets.image_classes import ImageClasses
+    from axialseg.panoptic.categories import Categories
+
+    if "ids" in plain:
+        return ImageClasses(tuple(plain["ids"]), tuple(plain["names"]))
+    return Categories.from_plain(plain)
+
+
+def _check_choice(group: str, name: str) -> None:
+    choices = [file.stem for file in (conf_dir() / group).glob("*.yaml")]
+    if name not in choices:
+        raise UserError(f"there is no {group} {name!r}; {nearest(name, choices)}")
+
+
+def _check_kind(name: str, model: Any, classes: "Classes") -> None:
+    from axialseg.panoptic.categories import Categories
+
+    if isinstance(classes, Categories) != bool(model.targets):
+        kind = "segments images" if model.targets else "classifies whole images"
+        raise UserError(f"the model {name} {kind}; its classes cannot be those of the other kind")
