@@ -1,6 +1,7 @@
 """Imports run downwards only (the ground floor knows nothing of what stands on it)."""
 
 import ast
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,25 @@ def files(part: str) -> list[Path]:
     return sorted(folder.rglob("*.py")) if folder.is_dir() else [PACKAGE / f"{part}.py"]
 
 
+def house() -> str:
+    """The parts from the top floor to the ground, each with those that it may import."""
+    floors: dict[str, int] = {}
+
+    def floor(part: str) -> int:
+        if part not in floors:
+            floors[part] = 1 + max((floor(below) for below in ALLOWED[part]), default=-1)
+        return floors[part]
+
+    lines = []
+    for level in range(max(map(floor, ALLOWED)), -1, -1):
+        lines.append(f"floor {level}")
+        for part in sorted(name for name in ALLOWED if floors[name] == level):
+            below = sorted(ALLOWED[part], key=lambda name: (-floors[name], name))
+            text = f"{part:<13} {' '.join(below)}".rstrip()
+            lines += textwrap.wrap(text, 84, initial_indent="  ", subsequent_indent=" " * 16)
+    return "\n".join(lines) + "\n"
+
+
 @pytest.mark.parametrize("part", ALLOWED)
 def test_imports_only_from_below(part: str) -> None:
     for file in files(part):
@@ -112,3 +132,9 @@ def test_commands_check_configs_before_heavy_imports() -> None:
     for file in [*checked, PACKAGE / "commands/train.py", PACKAGE / "commands/evaluate.py"]:
         libraries = {name.split(".")[0] for name in imports(file, top_level_only=True)}
         assert not libraries & HEAVY, file
+
+
+if __name__ == "__main__":  # draws the house in CONTRIBUTING.md anew
+    page = PACKAGE.parent / "CONTRIBUTING.md"
+    before, _, after = page.read_text().partition("```text\n")
+    page.write_text(f"{before}```text\n{house()}```{after.partition('```')[2]}")
