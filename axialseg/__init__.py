@@ -17,6 +17,7 @@ import axialseg.models as _networks  # an empty file
 if TYPE_CHECKING:
     from axialseg.model_zoo import create_model as create_model
     from axialseg.model_zoo import load as load
+    from axialseg.model_zoo import models as models
 
 __all__ = ["create_model", "load", "models"]
 
@@ -27,6 +28,10 @@ def __getattr__(name: str) -> Any:
     from axialseg import model_zoo
 
     return getattr(model_zoo, name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), "create_model", "load"]
 
 
 class _Networks(ModuleType):
