@@ -23,7 +23,7 @@ from axialseg.commands import train
 from axialseg.config.compose import compose_shipped
 from axialseg.config.schema import conf_dir
 from axialseg.datasets.image_classes import ImageClasses
-from axialseg.decoders.max_deeplab import MaxDeepLabOutput
+from axialseg.decoders.max_deeplab import MaskHeads
 from axialseg.errors import UserError
 from axialseg.machine.cache_folder import cache_folder
 from axialseg.model_zoo import TABLE_PATH
@@ -89,7 +89,7 @@ class TestCreateModel:
         net = axialseg.create_model("max_deeplab_tiny", categories=7).eval()
         with torch.inference_mode():
             heads = net(torch.zeros(1, 3, 65, 65, dtype=torch.uint8))
-        assert isinstance(heads, MaxDeepLabOutput)
+        assert isinstance(heads, MaskHeads)
         assert heads.class_logits.shape[-1] == 8
         assert heads.semantic.shape[1] == 7
 

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from axialseg.losses.panoptic_deeplab_loss import PanopticDeepLabLoss, PanopticHeads
+from axialseg.decoders.panoptic_deeplab import PanopticHeads
+from axialseg.losses.losses import Losses
+from axialseg.losses.panoptic_deeplab_loss import PanopticDeepLabLoss
 
 
 class SmoothCenterLoss(PanopticDeepLabLoss):
@@ -20,8 +22,9 @@ class SmoothCenterLoss(PanopticDeepLabLoss):
         super().__init__(
             ignore_class, semantic_weight, semantic_top_k, center_weight, offset_weight
         )
-        self.smooth_weight = smooth_weight
+        self.weights["smooth"] = smooth_weight
 
-    def forward(self, outputs: PanopticHeads, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        steps = outputs.center.float().diff(dim=-1).abs().mean((1, 2, 3))  # [B]
-        return super().forward(outputs, targets) | {"smooth": self.smooth_weight * steps}
+    def forward(self, outputs: PanopticHeads, targets: Mapping[str, Tensor]) -> Losses:
+        smooth = outputs.center.float().diff(dim=-1).abs().mean((1, 2, 3))  # [B]
+        terms = super().forward(outputs, targets).terms | {"smooth": smooth}
+        return Losses.weighted(terms, self.weights)
