@@ -146,21 +146,12 @@ class TrainerConf:
     enable_model_summary: bool = False
 
 
+# The top levels follow, one for each command. The comments in its YAML file explain the keys.
+
+
 @dataclass
 class TrainConf:
-    """Top level of `conf/train.yaml`.
-
-    Attributes:
-        seed: of weights, order and augmentation.
-        resume: checkpoint file, or folder of a run, to go on from.
-        compile: run the network through `torch.compile`.
-        model: see `ModelConf`.
-        data: the LightningDataModule.
-        schedule: see `ScheduleConf`.
-        trainer: see `TrainerConf`.
-        logger: name -> logger; null switches one off.
-        callbacks: name -> callback; null switches one off.
-    """
+    """Top level of `conf/train.yaml`."""
 
     seed: int = 0
     resume: str | None = None
@@ -169,28 +160,13 @@ class TrainConf:
     data: Target = MISSING
     schedule: ScheduleConf = field(default_factory=ScheduleConf)
     trainer: TrainerConf = field(default_factory=TrainerConf)
-    logger: dict[str, Any] = field(default_factory=dict)
-    callbacks: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] = field(default_factory=dict)  # name -> logger; null switches one off
+    callbacks: dict[str, Any] = field(default_factory=dict)  # likewise
 
 
 @dataclass
 class EvaluateConf:
-    """Top level of `conf/evaluate.yaml`; what it shares with `TrainConf` comes from the run.
-
-    Attributes:
-        run: folder of a run.
-        ckpt: checkpoint file; by default the last one of `run`.
-        output: folder of the results; by default `<run>/evaluation`.
-        fold_batch_norms: fold them into the convolutions before them.
-        compile: run the network through `torch.compile`.
-        seed: of the data, where they are random.
-        model: see `ModelConf`.
-        data: the LightningDataModule.
-        schedule: unused; null without a run.
-        trainer: see `TrainerConf`.
-        logger: name -> logger.
-        callbacks: name -> callback.
-    """
+    """Top level of `conf/evaluate.yaml`; model, data and trainer come from the run."""
 
     run: str | None = None
     ckpt: str | None = None
@@ -208,32 +184,16 @@ class EvaluateConf:
 
 @dataclass
 class ConvertConf:
-    """Top level of `conf/convert.yaml`.
-
-    Attributes:
-        model: see `ModelConf`; the one that the checkpoint was made with.
-    """
+    """Top level of `conf/convert.yaml`."""
 
     model: ModelConf = field(default_factory=ModelConf)
 
 
 @dataclass
-class AttentionConf:
-    """Top level of `conf/attention.yaml`.
-
-    Attributes:
-        ckpt: checkpoint as of `model.initial_checkpoint`.
-        model: see `ModelConf`; by default that of the checkpoint's run.
-        data: the LightningDataModule whose way of preparing images is used, if any.
-        image: picture file.
-        query: (y, x), the pixel of the picture whose attention is drawn.
-        layer: name of an axial attention layer or of a block, or a part of it.
-        output: PNG file to write.
-        seed: of the data, which may refer to it.
-    """
+class AttentionConf(ConvertConf):
+    """Top level of `conf/attention.yaml`."""
 
     ckpt: str = MISSING
-    model: ModelConf = field(default_factory=ModelConf)
     data: Any = None
     image: str = MISSING
     query: list[int] = MISSING
@@ -243,18 +203,9 @@ class AttentionConf:
 
 
 @dataclass
-class ComplexityConf:
-    """Top level of `conf/complexity.yaml`.
+class ComplexityConf(ConvertConf):
+    """Top level of `conf/complexity.yaml`."""
 
-    Attributes:
-        model: see `ModelConf`.
-        data: the LightningDataModule whose classes the heads have; null is Cityscapes' 19.
-        size: (height, width) of the image in pixels.
-        format: table or json.
-        seed: of the data, which may refer to it.
-    """
-
-    model: ModelConf = field(default_factory=ModelConf)
     data: Any = None
     size: Any = MISSING
     format: str = "table"
@@ -262,25 +213,22 @@ class ComplexityConf:
 
 
 @dataclass
-class MemoryConf:
-    """Top level of `conf/memory.yaml`.
+class BenchmarkConf(ComplexityConf):
+    """Top level of `conf/benchmark.yaml`."""
 
-    Attributes:
-        model: see `ModelConf`.
-        data: the LightningDataModule whose classes, crop and recipe are taken.
-        schedule: see `ScheduleConf`.
-        trainer: see `TrainerConf`; the schedule refers to it.
-        crop: (height, width) of a training image in pixels.
-        gpu: memory of one device with its unit, as 80GiB.
-        reserve: share of it that is left free, in [0, 1).
-        precision: 32-true, bf16-mixed or 16-mixed.
-        batch: images of one device and forward pass; null counts 1 and the largest only.
-        masks: ground-truth masks of an image, for losses whose size depends on them.
-        format: table or json.
-        seed: of the data, which may refer to it.
-    """
+    schedule: ScheduleConf = field(default_factory=ScheduleConf)
+    trainer: TrainerConf = field(default_factory=TrainerConf)
+    batch: int = 1
+    device: str = "auto"
+    precision: str = "auto"
+    compile: bool = False
+    seconds: float = 20.0
 
-    model: ModelConf = field(default_factory=ModelConf)
+
+@dataclass
+class MemoryConf(ConvertConf):
+    """Top level of `conf/memory.yaml`."""
+
     data: Target = MISSING
     schedule: ScheduleConf = field(default_factory=ScheduleConf)
     trainer: TrainerConf = field(default_factory=TrainerConf)
@@ -296,16 +244,7 @@ class MemoryConf:
 
 @dataclass
 class CheckDataConf:
-    """Top level of `conf/check_data.yaml`.
-
-    Attributes:
-        data: the LightningDataModule whose data sets are checked.
-        split: train, val or all.
-        workers: processes that read images; null is one for each core.
-        samples: images of each split on the page.
-        output: folder of the report; null is outputs/check_data/<data>.
-        seed: of the data, which may refer to it.
-    """
+    """Top level of `conf/check_data.yaml`."""
 
     data: Target = MISSING
     split: str = "all"
@@ -316,54 +255,9 @@ class CheckDataConf:
 
 
 @dataclass
-class BenchmarkConf:
-    """Top level of `conf/benchmark.yaml`.
+class BenchmarkLoaderConf(ConvertConf):
+    """Top level of `conf/benchmark_loader.yaml`."""
 
-    Attributes:
-        model: see `ModelConf`.
-        data: the LightningDataModule whose classes the heads have; null is Cityscapes' 19, or 1000
-            for a classifier.
-        schedule: see `ScheduleConf`; its optimiser is the training step's.
-        trainer: see `TrainerConf`; the schedule refers to it.
-        size: (height, width) of the images in pixels.
-        batch: images at a time.
-        device: auto, cpu or cuda.
-        precision: auto, 32-true, bf16-mixed or 16-mixed.
-        compile: run the networks through `torch.compile`.
-        seconds: that each timing goes on, at the least.
-        format: table or json.
-        seed: of the data, which may refer to it.
-    """
-
-    model: ModelConf = field(default_factory=ModelConf)
-    data: Any = None
-    schedule: ScheduleConf = field(default_factory=ScheduleConf)
-    trainer: TrainerConf = field(default_factory=TrainerConf)
-    size: Any = MISSING
-    batch: int = 1
-    device: str = "auto"
-    precision: str = "auto"
-    compile: bool = False
-    seconds: float = 20.0
-    format: str = "table"
-    seed: int = 0
-
-
-@dataclass
-class BenchmarkLoaderConf:
-    """Top level of `conf/benchmark_loader.yaml`.
-
-    Attributes:
-        model: see `ModelConf`; its targets are made.
-        data: the LightningDataModule that is measured.
-        batch_size: training images per batch.
-        images_per_second: training speed that is to be fed, of all devices; null shows some.
-        devices: of this machine.
-        seconds: that each measurement takes at the least.
-        seed: of the data, which may refer to it.
-    """
-
-    model: ModelConf = field(default_factory=ModelConf)
     data: Target = MISSING
     batch_size: int = 4
     images_per_second: float | None = None
@@ -372,16 +266,21 @@ class BenchmarkLoaderConf:
     seed: int = 0
 
 
+SCHEMAS = {
+    "train": TrainConf,
+    "evaluate": EvaluateConf,
+    "convert": ConvertConf,
+    "attention": AttentionConf,
+    "complexity": ComplexityConf,
+    "memory": MemoryConf,
+    "check_data": CheckDataConf,
+    "benchmark_loader": BenchmarkLoaderConf,
+    "benchmark": BenchmarkConf,
+}
+
+
 def register_schemas() -> None:
     """Makes the typed top levels known to Hydra, and the project's folder to `hydra.searchpath`."""
     os.environ["AXIALSEG_ROOT"] = str(conf_dir().parent)
-    store = ConfigStore.instance()
-    store.store(name="train_schema", node=TrainConf)
-    store.store(name="evaluate_schema", node=EvaluateConf)
-    store.store(name="convert_schema", node=ConvertConf)
-    store.store(name="attention_schema", node=AttentionConf)
-    store.store(name="complexity_schema", node=ComplexityConf)
-    store.store(name="memory_schema", node=MemoryConf)
-    store.store(name="check_data_schema", node=CheckDataConf)
-    store.store(name="benchmark_loader_schema", node=BenchmarkLoaderConf)
-    store.store(name="benchmark_schema", node=BenchmarkConf)
+    for name, schema in SCHEMAS.items():
+        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
