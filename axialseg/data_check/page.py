@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from html import escape
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -25,34 +26,7 @@ LISTED_SIZES = 12
 SAMPLE_SIDE = 640  # longer side of a sample, in pixels
 JPEG_QUALITY = 82
 
-STYLE = """
-:root { --ink: #1c1f26; --soft: #667085; --paper: #fff; --line: #e4e7ec; --card: #f7f8fa;
-  --bar: #4c7dd8; --error: #c4320a; --warning: #b54708; --good: #067647; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e8ec; --soft: #98a2b3; --paper: #14161b;
-  --line: #2b303b; --card: #1c1f26; --bar: #6f9bf0; --error: #ff8b66; --warning: #f5b45c;
-  --good: #5fd39b; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 1200px; margin: 2rem auto; padding: 0 1.5rem; }
-h1, h2, h3 { line-height: 1.2; } h2 { margin-top: 3rem; border-bottom: 1px solid var(--line);
-  padding-bottom: .4rem; } h3 { margin-top: 2rem; }
-.soft { color: var(--soft); } .error { color: var(--error); } .warning { color: var(--warning); }
-.good { color: var(--good); }
-.cards { display: flex; flex-wrap: wrap; gap: .75rem; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
-  padding: .6rem 1rem; min-width: 7rem; } .card b { display: block; font-size: 1.3rem; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .2rem .6rem; border-bottom: 1px solid var(--line); }
-th { color: var(--soft); font-weight: 500; } td.number { text-align: right; white-space: nowrap; }
-.swatch { display: inline-block; width: .8rem; height: .8rem; border-radius: 3px;
-  margin-right: .5rem; vertical-align: -1px; border: 1px solid #0003; }
-details { border: 1px solid var(--line); border-radius: 8px; padding: .5rem 1rem; margin: .5rem 0; }
-summary { cursor: pointer; } details ul { overflow-wrap: anywhere; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); gap: 1.5rem; }
-svg text { fill: var(--soft); font: 11px system-ui, sans-serif; } svg rect { fill: var(--bar); }
-.samples { display: grid; grid-template-columns: repeat(auto-fill, minmax(360px, 1fr)); gap: 1rem; }
-figure { margin: 0; } figure img { width: 100%; border-radius: 8px; display: block; }
-figcaption { font-size: .85rem; overflow-wrap: anywhere; color: var(--soft); }
-"""
+STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
 
 
 def page(title: str, reports: Sequence[SplitReport], samples: int, table: str) -> str:

@@ -1,8 +1,6 @@
 """Training and validation data for classification: images -> crops -> batches."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
@@ -12,24 +10,6 @@ from axialseg.datasets.image_classes import ImageClasses, ImageDataset
 from axialseg.datasets.loaders import Batch, ImageDataModule, stack_items
 from axialseg.datasets.sampler import SampleKey
 from axialseg.errors import UserError
-
-
-class ImageDatasetFactory(Protocol):
-    """Opens a data set under a root folder."""
-
-    def __call__(self, root: str | Path) -> ImageDataset: ...  # noqa: D102
-
-
-class RandomCropFactory(Protocol):
-    """Makes the training transform for a crop size (height, width)."""
-
-    def __call__(self, crop_size: Sequence[int]) -> RandomResizedCrop: ...  # noqa: D102
-
-
-class CenterCropFactory(Protocol):
-    """Makes the evaluation transform for a crop size (height, width)."""
-
-    def __call__(self, crop_size: Sequence[int]) -> CenterCrop: ...  # noqa: D102
 
 
 class ClassificationDataModule(ImageDataModule):
@@ -42,10 +22,10 @@ class ClassificationDataModule(ImageDataModule):
     def __init__(
         self,
         root: str,
-        train_dataset: ImageDatasetFactory,
-        val_dataset: ImageDatasetFactory,
-        train_transform: RandomCropFactory,
-        eval_transform: CenterCropFactory,
+        train_dataset: Callable[..., ImageDataset],
+        val_dataset: Callable[..., ImageDataset],
+        train_transform: Callable[..., RandomResizedCrop],
+        eval_transform: Callable[..., CenterCrop],
         crop_size: Sequence[int],
         eval_size: Sequence[int],
         batch_size: int,
