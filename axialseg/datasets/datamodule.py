@@ -3,8 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,24 +27,6 @@ FIRST_IMAGES = 16  # of the first batch, that are read before all else
 Targets = Callable[[PanopticSegments, Categories], dict[str, NDArray[Any]]]
 
 
-class DatasetFactory(Protocol):
-    """Opens a data set under a root folder."""
-
-    def __call__(self, root: str | Path) -> PanopticDataset: ...  # noqa: D102
-
-
-class TrainTransformFactory(Protocol):
-    """Makes the training transform for a crop size (height, width)."""
-
-    def __call__(self, crop_size: Sequence[int]) -> TrainTransform: ...  # noqa: D102
-
-
-class EvalTransformFactory(Protocol):
-    """Makes the evaluation transform for a padded size (height, width)."""
-
-    def __call__(self, crop_size: Sequence[int]) -> EvalTransform: ...  # noqa: D102
-
-
 class PanopticDataModule(ImageDataModule):
     """Training and validation loaders of one data set.
 
@@ -60,10 +41,10 @@ class PanopticDataModule(ImageDataModule):
     def __init__(
         self,
         root: str,
-        train_dataset: DatasetFactory,
-        val_dataset: DatasetFactory,
-        train_transform: TrainTransformFactory,
-        eval_transform: EvalTransformFactory,
+        train_dataset: Callable[..., PanopticDataset],
+        val_dataset: Callable[..., PanopticDataset],
+        train_transform: Callable[..., TrainTransform],
+        eval_transform: Callable[..., EvalTransform],
         crop_size: Sequence[int],
         eval_size: Sequence[int],
         targets: Targets | None,

@@ -1,8 +1,10 @@
 """The classes of a data set: names, colours, thing or stuff, and official ids."""
 
-from collections.abc import Iterable, Mapping
+import csv
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,3 +106,11 @@ def contiguous_categories(
         ),
         ignore_class=0,
     )
+
+
+def read_class_table(path: Path) -> Iterator[tuple[int, str, bool, tuple[int, int, int]]]:
+    """Yields (official id, name, is thing, RGB colour) of each row of one of our class tables."""
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            color = int(row["red"]), int(row["green"]), int(row["blue"])
+            yield int(row["official_id"]), row["name"], row["kind"] == "thing", color

@@ -4,25 +4,8 @@ Source: `panoptic_coco_categories.json` of cocodataset/panopticapi. Class ids ar
 positions in that list, 0 is void, as the published deeplab2 checkpoints have it.
 """
 
-import csv
 from pathlib import Path
 
-from axialseg.panoptic.categories import Categories, contiguous_categories
+from axialseg.panoptic.categories import contiguous_categories, read_class_table
 
-
-def _read() -> Categories:
-    with Path(__file__).with_suffix(".csv").open(encoding="utf-8", newline="") as file:
-        return contiguous_categories(
-            [
-                (
-                    int(row["official_id"]),
-                    row["name"],
-                    row["kind"] == "thing",
-                    (int(row["red"]), int(row["green"]), int(row["blue"])),
-                )
-                for row in csv.DictReader(file)
-            ]
-        )
-
-
-COCO = _read()
+COCO = contiguous_categories(read_class_table(Path(__file__).with_suffix(".csv")))
