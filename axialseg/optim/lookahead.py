@@ -10,7 +10,7 @@ while the inner optimiser keeps its moments. The slow weights begin at the initi
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,13 +60,10 @@ class Lookahead(Optimizer):
         super().add_param_group(param_group)
         self._share_state()
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], float] | None = None
+    ) -> float | None:
         """Makes one step of the inner optimiser; the slow weights follow when it is their turn.
 
         Args:
