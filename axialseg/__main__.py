@@ -9,6 +9,16 @@ from axialseg.config.check import nearest
 from axialseg.launch import MISTAKE
 
 COMMANDS = Path(__file__).parent / "commands"
+USAGE = """\
+usage: python -m axialseg <command> ...
+
+Examples
+  python -m axialseg check-data data=coco data.root=<folder>
+  python -m axialseg memory model=axial_deeplab_l data=coco gpu=80GiB
+  python -m axialseg download                                 # lists the published checkpoints
+
+Commands: python -m axialseg <command> --help says how to use one.
+"""
 
 
 def main() -> None:
@@ -19,9 +29,9 @@ def main() -> None:
     """
     files = command_files()
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
-        print("usage: python -m axialseg <command> ...\n")
+        print(USAGE)
         for name, file in files.items():
-            print(f"  {name:<12}  {_summary(file)}")
+            print(f"  {name:<16}  {_summary(file)}")
         return
     _, command, *arguments = sys.argv
     if command not in files:

@@ -31,7 +31,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from axialseg.config.check import check_config, nearest
+from axialseg.config.check import check_config, has_axial_attention, nearest
 from axialseg.config.schema import conf_dir, register_schemas
 from axialseg.config.signatures import UnknownTarget, constructor_signature
 from axialseg.errors import UserError
@@ -47,6 +47,13 @@ REFUSED_VALUE = re.compile(
     r".*full_key: (?P<key>.*?)\.?(?P<number>\d*)$",
     re.DOTALL,
 )
+# Groups of earlier versions -> what they are called now.
+RENAMED = {
+    "method": "model/base",
+    "method/context": "model/context",
+    "formulation": "model/attention",
+    "kernel": "model/attention",
+}
 SWEEP_CHECKS = 32  # compositions that checking a sweep may take
 
 
@@ -115,10 +122,12 @@ def check_command_line(
             prepare(args.overrides)
         if args.help or args.hydra_help or args.info or args.shell_completion:
             return
+        _refuse_renamed(args.overrides)
         with initialize_config_dir(str(folder), version_base="1.3"):
             for overrides in _to_check(args):
                 cfg = compose(args.config_name or config_name, overrides, return_hydra_config=True)
                 _check_ranks(cfg.hydra, is_sweep=args.multirun)
+                _note_attention(cfg, overrides)
                 with open_dict(cfg):
                     del cfg["hydra"]
                 check(cfg)
@@ -159,6 +168,7 @@ def compose_config(config_name: str, overrides: list[str]) -> DictConfig:
         UserError: one sentence about what is wrong.
     """
     register_schemas()
+    _refuse_renamed(overrides)
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             cfg = compose(config_name, overrides)
@@ -233,6 +243,24 @@ def _check_ranks(hydra_node: DictConfig, is_sweep: bool) -> None:
         )
 
 
+def _refuse_renamed(overrides: list[str]) -> None:
+    """Hydra would take `+<a group of an earlier version>=...` for a new key, and do nothing."""
+    for line in overrides:
+        key, at, package = line.partition("=")[0].lstrip("+").partition("@")
+        if key in RENAMED:
+            raise UserError(
+                f"{key} is now called {RENAMED[key]}; write {RENAMED[key]}{at}{package}="
+            )
+
+
+def _note_attention(cfg: DictConfig, overrides: list[str]) -> None:
+    """Says so if the command line chooses the attention of a model that has none."""
+    for line in overrides:
+        if line.startswith("model/attention=") and not has_axial_attention(cfg.model):
+            text = f"{line} changes nothing, because {cfg.model.name} has no axial attention"
+            print(f"note: {text}", file=sys.stderr)
+
+
 def _to_check(args: Namespace) -> Iterator[list[str]]:
     """The overrides of each composition to check; a sweep's other values follow its first ones."""
     lines: list[str] = list(args.overrides)
@@ -289,9 +317,15 @@ def _translate(error: Exception, folder: Path, overrides: list[str]) -> str:
         return f"{error.problem_mark} is no valid YAML: {error.problem}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return prefix + _missing_file(error, folder, overrides)
-    no_match = re.search(r"Could not override '([^']+)'. No match in the defaults list", text)
+    no_match = re.search(
+        r"Could not override '(([^@']+)[^']*)'\. (?:Did you mean .+? (\S+\?))?", text
+    )
     if no_match:
-        return f"{prefix}{no_match[1]} is no group here; {nearest(no_match[1], _groups(folder))}"
+        key, group, hint = no_match.groups()
+        if hint is None and group in _groups(folder):
+            return f"{prefix}{key} cannot be chosen: nothing in this config uses {group}"
+        hint = f"did you mean {hint}" if hint else nearest(key, _groups(folder))
+        return f"{prefix}{key} is no group here; {hint}"
     doubled = re.search(r"Multiple values for ([^ ]+)\. ", text)
     if doubled:
         return f"{doubled[1]} is chosen already; write {doubled[1]}=<choice> without a +"

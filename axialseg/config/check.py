@@ -110,6 +110,14 @@ def check_model_fits_data(cfg: DictConfig) -> None:
         )
 
 
+def has_axial_attention(model: DictConfig) -> bool:
+    """Whether the config of a model asks for axial attention anywhere in its backbone."""
+    backbone = model.backbone
+    stem = backbone.get("stem") or {}
+    keys = ("attention_stages", "axial_from_stride")
+    return "attention" in stem or any(backbone.get(key) for key in keys)
+
+
 def _check_node(node: DictConfig, path: str) -> None:
     signature = _signature(node, path) if "_target_" in node else None
     for key in map(str, node):

@@ -3,16 +3,21 @@
 import dataclasses
 import inspect
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import cycle
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
 from axialseg.commands import evaluate, train
+from axialseg.commands.command_line import check_command_line
 from axialseg.config.schema import TrainerConf, conf_dir, register_schemas
 
 Refusal = Callable[[Callable[[], None], list[str]], str]
@@ -66,6 +71,71 @@ def test_each_stem_composes(stem: str) -> None:
     cfg = composed("model=axial_resnet_50_s", "data=imagenet", stem)
     train.check_training(cfg)
     assert set(cfg.model.backbone.stem) >= {"_target_", "channels"}
+
+
+def test_attention_is_a_choice_for_each_model() -> None:
+    for model, attention in zip(choices("model"), cycle(choices("model/attention"))):
+        data = "patterns" if model.startswith("axial_resnet_") else "shapes"
+        cfg = composed(f"model={model}", f"data={data}", f"model/attention={attention}")
+        train.check_training(cfg)
+        layer = cfg.model.backbone.attention
+        assert layer._target_ == cfg.model.attention.layer
+        assert layer.formulation == cfg.model.attention.formulation
+
+
+def test_attention_of_a_model_without_changes_nothing_and_says_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["model=panoptic_deeplab_resnet50", "model/attention=reference"]
+    assert command_line_check(arguments, capsys) == (
+        "note: model/attention=reference changes nothing, because panoptic_deeplab_resnet50 has no "
+        "axial attention\n"
+    )
+    assert command_line_check([*arguments, "model.backbone.attention_stages=[5]"], capsys) == ""
+
+
+def command_line_check(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What checking the command line of `train.py` prints on stderr."""
+    register_schemas()
+    args = get_args_parser().parse_args(arguments)
+    check_command_line("train", args, train.check_training)
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("main", "examples"), [(train.main, "train.py"), (evaluate.main, "evaluate.py")]
+)
+def test_help_is_one_screen_of_examples_and_groups(
+    main: Callable[[], None],
+    examples: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["command", "--help"])
+    with suppress(SystemExit):
+        main()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 100
+    assert sum(line.startswith(f"  python {examples}") for line in lines) == 3
+    groups = {line.split()[0] for line in lines if line.startswith("  ")}
+    shown = {"model", "model/attention", "data", "hardware", "logger", "callbacks"}
+    if examples == "train.py":
+        shown = set(GROUPS) - {"model/base"}  # is chosen by a model's file
+    assert groups >= shown
+
+
+GROUPS = sorted(
+    str(folder.relative_to(conf_dir()))
+    for folder in conf_dir().rglob("*")
+    if folder.is_dir() and any(folder.glob("*.yaml")) and "hydra" not in folder.parts
+)
+
+
+def test_the_readme_of_conf_names_each_group_once() -> None:
+    text = (conf_dir() / "README.md").read_text()
+    named = re.findall(r"^\| `([^`]+)`", text, flags=re.MULTILINE)
+    assert sorted(named) == sorted([*GROUPS, "experiments", "hydra/help", "hydra/job_logging"])
 
 
 def test_imagenet_command_composes() -> None:
@@ -200,6 +270,13 @@ EXPERIMENTS = {
         ("experiments=coco/nope", "experiments=coco/nope", "none"),
         ("experiments=mine/goood", "experiments=mine/goood", "experiments=mine/good?"),
         ("+experiments=mine/good", "experiments", "without a +"),
+        ("+formulation=reference", "formulation ", "model/attention="),
+        ("+kernel=triton", "kernel ", "model/attention="),
+        ("method/context@model.net=aspp", "method/context ", "model/context@model.net="),
+        ("model/attention=leen", "model/attention=leen", "model/attention=lean?"),
+        ("model/stem@model.backbone.stem=conv", "stem cannot be chosen", "uses model/stem"),
+        ("model=axial_deeplab_s model/stem@model.backbone.stem=nope", "stem=nope", "inception"),
+        ("model/context=aspp", "model/context is no group", "mean model/context@model.net?"),
         ("trainer.max_steps={", "trainer.max_steps={", "key=value"),
         ("trainer.max_steps", "trainer.max_steps", "key=value"),
         ("trainer.max_steps=1,2", "trainer.max_steps=1,2", "-m"),
