@@ -19,7 +19,7 @@ from axialseg.formats.array_file import DamagedArrayFile, map_arrays, write_arra
 from axialseg.formats.panoptic_table import PanopticTable, read_panoptic_table
 from axialseg.machine.cache_folder import cache_folder
 
-VERSION = 1  # of `PanopticTable` and of the way it is read
+VERSION = 2  # of `PanopticTable` and of the way it is read
 # A file changed this short a time ago may change again without another time of change.
 SETTLED_SECONDS = 2.0
 

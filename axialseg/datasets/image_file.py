@@ -6,40 +6,67 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from axialseg.errors import UserError
+from axialseg.formats.damaged_image import DAMAGE, image_reading
 from axialseg.formats.plain_image import decode_plain_image
+from axialseg.formats.whole_file import read_file
+
+UPRIGHT = 1
+ORIENTATION = 0x0112  # Exif tag: 1 is upright, 2..8 are turned or mirrored
 
 
-def read_rgb(path: Path) -> NDArray[np.uint8]:
+def read_rgb(path: Path, apply_exif: bool = False) -> NDArray[np.uint8]:
     """Reads an image of any colour type as RGB, uint8 ``[H, W, 3]``.
 
-    The pixels are taken as stored: the orientation in the Exif data is not applied, for COCO's
-    annotations are drawn on the stored pixels. Transparency is dropped, 16-bit grey is shortened.
+    Transparency is dropped, 16-bit grey is shortened.
+
+    Args:
+        path: of the image.
+        apply_exif: turns the pixels as the Exif data say; else they are taken as stored, for
+            COCO's annotations are drawn on the stored pixels.
 
     Raises:
         UserError: the file is missing, damaged or no image.
     """
-    try:
-        content = path.read_bytes()
-        pixels = decode_plain_image(content)
-        if pixels is not None:
-            return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
-        with Image.open(BytesIO(content)) as image:
-            if image.mode.startswith("I;16"):
-                grey = (np.asarray(image) >> 8).astype(np.uint8)
-                return np.repeat(grey[..., None], 3, axis=2)
-            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; unpack the images into {path.parent}.") from error
-    except UnidentifiedImageError as error:
-        raise UserError(
-            f"{path} can not be read (it holds no image); it may be truncated: unpack or "
-            "download it again."
-        ) from error
-    # Pillow's words for a damaged file
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{path} can not be read ({error}); it may be truncated: unpack or download it again."
-        ) from error
+    with image_reading(path, "the images"):
+        content = read_file(path)
+        pixels = _pixels(content)
+        orientation = _orientation(content) if apply_exif else UPRIGHT
+        if orientation == UPRIGHT:
+            return pixels
+        with Image.fromarray(pixels) as picture:
+            picture.getexif()[ORIENTATION] = orientation
+            return np.asarray(ImageOps.exif_transpose(picture))
+
+
+def exif_orientation(path: Path) -> int:
+    """How a viewer turns an image, by the Exif tag of that name; 1, upright, where there is none.
+
+    Raises:
+        UserError: the file is missing or no image.
+    """
+    with image_reading(path, "the images"):
+        return _orientation(read_file(path))
+
+
+def _pixels(content: bytes) -> NDArray[np.uint8]:
+    """The pixels of a file as stored."""
+    pixels = decode_plain_image(content)
+    if pixels is not None:
+        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
+    with Image.open(BytesIO(content)) as image:
+        if image.mode.startswith("I;16"):
+            grey = (np.asarray(image) >> 8).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=2)
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _orientation(content: bytes) -> int:
+    """The Exif orientation, 1..8."""
+    with Image.open(BytesIO(content)) as image:
+        try:
+            orientation = image.getexif().get(ORIENTATION, UPRIGHT)
+        except DAMAGE:  # of the Exif data alone; the pixels may be whole
+            return UPRIGHT
+    return orientation if orientation in range(1, 9) else UPRIGHT

@@ -7,14 +7,17 @@ were not told apart; such a group is a crowd. Labels that are not scored are voi
 (label -1) are not drawn at all: there the PNGs show the vehicle.
 """
 
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from axialseg.errors import UserError
+from axialseg.formats.damaged_image import image_reading
+from axialseg.formats.whole_file import read_file
 from axialseg.panoptic.cityscapes_classes import CITYSCAPES
 from axialseg.panoptic.panoptic_map import PanopticSegments, runs
 
@@ -29,27 +32,16 @@ def read_instance_ids(path: Path) -> NDArray[np.int32]:
     Raises:
         UserError: the file is missing, damaged or not of 16-bit grey.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("I;16", "I;16B", "I"):
-                raise UserError(
-                    f"{path} is no instance id PNG (its pixels are {image.mode}, not 16-bit grey); "
-                    "unpack the *_instanceIds.png files as they are published."
-                )
-            return np.asarray(image).astype(np.int32)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path} does not exist; unpack the annotations of that city into {path.parent}."
-        ) from error
-    except UnidentifiedImageError as error:
-        raise UserError(
-            f"{path} can not be read (it holds no image); it may be truncated: unpack or "
-            "download it again."
-        ) from error
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's words for a damaged file
-        raise UserError(
-            f"{path} can not be read ({error}); it may be truncated: unpack or download it again."
-        ) from error
+    with (
+        image_reading(path, "the annotations of that city"),
+        Image.open(BytesIO(read_file(path))) as image,
+    ):
+        if image.mode not in ("I;16", "I;16B", "I"):
+            raise UserError(
+                f"{path} is no instance id PNG (its pixels are {image.mode}, not 16-bit grey); "
+                "unpack the *_instanceIds.png files as they are published."
+            )
+        return np.asarray(image).astype(np.int32)
 
 
 class InstanceIdClasses(NamedTuple):

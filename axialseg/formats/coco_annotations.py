@@ -6,7 +6,9 @@ image's segments is kept, because the official score depends on it.
 """
 
 import colorsys
-from collections.abc import Collection
+import logging
+from collections import Counter
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +24,14 @@ from axialseg.formats.panoptic_table import (
     parse_panoptic_table,
     read_panoptic_table,
 )
+from axialseg.formats.strict_values import StrictValues
+from axialseg.formats.whole_file import file_below
 from axialseg.panoptic.categories import Categories, contiguous_categories
 from axialseg.panoptic.panoptic_map import PanopticSegments, runs
+
+NAMED = 20  # images that a message names
+
+log = logging.getLogger(__name__)
 
 
 class CocoPanopticAnnotations(NamedTuple):
@@ -86,6 +94,7 @@ def annotations_of(
     table: PanopticTable,
     categories: Categories | None = None,
     void_categories: Collection[int] = (),
+    skip_invalid: bool = False,
 ) -> CocoPanopticAnnotations:
     """What a panoptic JSON file says, if it is right.
 
@@ -93,9 +102,11 @@ def annotations_of(
         table: the file.
         categories: the data set's classes; None takes those that the file lists.
         void_categories: official ids of categories whose segments count as void.
+        skip_invalid: leaves out the images that something is wrong with, and tells their number.
 
     Raises:
-        UserError: it lists no classes, annotates nothing, or names an unknown class.
+        UserError: it lists no classes, annotates nothing, or something is wrong with an image, see
+            `image_faults`.
     """
     if categories is None:
         categories = listed_categories(table)
@@ -112,9 +123,49 @@ def annotations_of(
         class_ids,
         table.is_crowd,
     )
-    _check_images(annotations)
-    _check_segments(annotations, table.category_ids)
-    return annotations
+    if not len(annotations.image_ids):
+        raise not_panoptic(annotations.path, "it annotates no image")
+    faults = image_faults(table, class_ids)
+    if not faults:
+        return annotations
+    if not skip_invalid:
+        raise _refusal(annotations, faults)
+    return without_images(annotations, list(faults), next(iter(faults.values())))
+
+
+def without_images(
+    annotations: CocoPanopticAnnotations, positions: Collection[int], reason: str
+) -> CocoPanopticAnnotations:
+    """The annotations without some images, which is told with their number.
+
+    Args:
+        annotations: N images.
+        positions: of the images to leave out, each in 0..N - 1.
+        reason: what is wrong with the first of them.
+
+    Raises:
+        UserError: nothing would be left.
+    """
+    path, count = annotations.path, len(annotations.image_ids)
+    is_kept = np.ones(count, bool)
+    is_kept[list(positions)] = False
+    left_out = np.flatnonzero(~is_kept)
+    names = _some([str(annotations.png_files[position]) for position in left_out])
+    told = f"{path}: {len(left_out)} of {count} images are left out ({names}): {reason}"
+    if not is_kept.any():
+        raise UserError(f"{told}; nothing is left to train on.")
+    log.warning("%s", told)
+    lengths = np.diff(annotations.offsets)
+    rows = np.repeat(is_kept, lengths)
+    return annotations._replace(
+        image_ids=annotations.image_ids[is_kept],
+        image_files=annotations.image_files[is_kept],
+        png_files=annotations.png_files[is_kept],
+        offsets=np.concatenate(([0], np.cumsum(lengths[is_kept]))),
+        segment_ids=annotations.segment_ids[rows],
+        class_ids=annotations.class_ids[rows],
+        is_crowd=annotations.is_crowd[rows],
+    )
 
 
 def listed_categories(table: PanopticTable) -> Categories:
@@ -123,14 +174,38 @@ def listed_categories(table: PanopticTable) -> Categories:
     Raises:
         UserError: it lists none, one twice, or something else.
     """
+    if table.categories is None:
+        raise not_panoptic(table.path, "'categories' is missing")
+    return categories_of(table.path, table.categories)
+
+
+def categories_of(path: Path, rows: list[dict[str, Any]]) -> Categories:
+    """The classes of a list in COCO's form.
+
+    Args:
+        path: the file that it comes from, for messages.
+        rows: with ``id``, ``name``, ``isthing``, and perhaps ``color``.
+
+    Raises:
+        UserError: the list is empty, has an id twice, or a value is wrong.
+    """
+    values = StrictValues(path)
+    if not rows:
+        raise not_panoptic(path, "it lists no category")
     try:
-        if table.categories is None:
-            raise KeyError("categories")
-        return _categories(table.categories)
+        official = []
+        for number, row in enumerate(rows):
+            place = f"category {number + 1}"
+            name = values.text(row["name"], "name", place)
+            place += f" ({name})"
+            number_in_files = values.whole(row["id"], "id", place)
+            is_thing = values.flag(row["isthing"], "isthing", place)
+            official.append((number_in_files, name, is_thing, _color(row, number, place, values)))
     except KeyError as error:
-        raise not_panoptic(table.path, f"{error} is missing") from error
-    except (AttributeError, TypeError, ValueError, OverflowError) as error:
-        raise not_panoptic(table.path, str(error)) from error
+        raise not_panoptic(path, f"{error} is missing in {place}") from error
+    if len({number for number, *_ in official}) != len(official):
+        raise not_panoptic(path, "a category id is listed twice")
+    return contiguous_categories(official)
 
 
 def class_ids_of(
@@ -167,15 +242,22 @@ def read_image_list(path: str | Path) -> tuple[NDArray[Any], NDArray[np.str_]]:
         UserError: the file is missing, no JSON, or lists no images.
     """
     path = Path(path)
+    values = StrictValues(path)
     try:
-        rows = read_json(path)["images"]
-        ids, files = [row["id"] for row in rows], [row["file_name"] for row in rows]
+        rows = list(enumerate(read_json(path)["images"], start=1))
+        raw = [row["id"] for _, row in rows]
+        take = values.text if set(map(type, raw)) == {str} else values.whole
+        ids = [take(value, "id", f"image {n}") for n, value in enumerate(raw, start=1)]
+        files = [values.file_name(row["file_name"], "file_name", f"image {n}") for n, row in rows]
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{path} lists no images ({error}); give an image_info_*.json or a panoptic_*.json."
         ) from error
     if not ids:
         raise UserError(f"{path} lists no images; give the complete file.")
+    if len(set(ids)) < len(ids):
+        twice = next(image_id for image_id, count in Counter(ids).items() if count > 1)
+        raise UserError(f"{path} lists two images of the id {twice}; give each one of its own.")
     return np.array(ids), np.array(files, np.str_)
 
 
@@ -199,10 +281,10 @@ def read_segments(
         UserError: the PNG is missing or damaged, differs in size from its image, or holds an id
             that the JSON does not list.
     """
-    path = Path(panoptic_folder) / str(annotations.png_files[position])
-    ids = read_id_png(path)
-    check_size(path, ids, str(annotations.image_files[position]), image_size)
+    path = file_below(Path(panoptic_folder), str(annotations.png_files[position]))
     rows = slice(annotations.offsets[position], annotations.offsets[position + 1])
+    ids = read_id_png(path, annotations.segment_ids[rows])
+    check_size(path, ids, str(annotations.image_files[position]), image_size)
     segment_ids, class_ids = annotations.segment_ids[rows], annotations.class_ids[rows]
     is_kept = class_ids != annotations.categories.ignore_class
     order = np.argsort(segment_ids)
@@ -234,68 +316,91 @@ def class_presence(annotations: CocoPanopticAnnotations) -> NDArray[np.bool_]:
     return presence
 
 
-def _categories(rows: list[dict[str, Any]]) -> Categories:
-    """The classes that a panoptic JSON file lists."""
-    if not rows:
-        raise ValueError("it lists no category")
-    if len({row["id"] for row in rows}) != len(rows):
-        raise ValueError("a category id is listed twice")
-    return contiguous_categories(
-        (row["id"], row["name"], bool(row["isthing"]), _color(row, number))
-        for number, row in enumerate(rows)
-    )
+def image_faults(table: PanopticTable, class_ids: NDArray[np.int64]) -> dict[int, str]:
+    """What is wrong with the rows of annotated images: position -> the first fault of that image.
+
+    Args:
+        table: the file.
+        class_ids: int64 ``[T]``, see `class_ids_of`.
+    """
+    faults: dict[int, str] = {}
+
+    def note(row: int, fault: str) -> None:
+        position = int(np.searchsorted(table.offsets, row, side="right")) - 1
+        number = row - int(table.offsets[position]) + 1
+        faults.setdefault(position, f"segment {number} of {table.png_files[position]} {fault}")
+
+    for position in np.flatnonzero(table.annotated < 0).tolist():
+        image_id = table.annotated_ids[position]
+        faults[position] = f"image {image_id} is annotated but not listed"
+    for position, image_id in _of_repeated_ids(table):
+        faults.setdefault(
+            position,
+            f"the image id {image_id} is there more than once; give each image an id and one "
+            "annotation of its own",
+        )
+    for row in np.flatnonzero(class_ids < 0).tolist():
+        note(
+            row,
+            f"has the category id {table.category_ids[row]}, which is none of the data set's "
+            "classes; give the data set that this file belongs to",
+        )
+    ids = table.segment_ids
+    for row in np.flatnonzero((ids <= 0) | (ids >= ID_LIMIT)).tolist():
+        note(row, f"has the id {ids[row]}; give it one from 1 to {ID_LIMIT - 1} (0 is void)")
+    images = np.repeat(np.arange(len(table.annotated_ids)), np.diff(table.offsets))
+    order = np.lexsort((ids, images))  # stable: the earlier of two comes first
+    is_same = (np.diff(ids[order]) == 0) & (np.diff(images[order]) == 0)
+    for row in sorted(order[1:][is_same].tolist()):
+        note(
+            row,
+            f"has the id {ids[row]} of an earlier segment; give each segment of an image an id of "
+            "its own",
+        )
+    return dict(sorted(faults.items()))
 
 
-def _color(row: dict[str, Any], number: int) -> tuple[int, int, int]:
+def _of_repeated_ids(table: PanopticTable) -> Iterator[tuple[int, Any]]:
+    """(position, image id) of annotations whose image id another image or annotation has too."""
+    repeated = []
+    for image_ids in (table.listed_ids, table.annotated_ids):
+        unique, counts = np.unique(image_ids, return_counts=True)
+        repeated += unique[counts > 1].tolist()
+    if repeated:
+        for position in np.flatnonzero(np.isin(table.annotated_ids, repeated)).tolist():
+            yield position, table.annotated_ids[position]
+
+
+def _refusal(annotations: CocoPanopticAnnotations, faults: dict[int, str]) -> UserError:
+    """The sentence for a file of which some images are wrong."""
+    text = f"{annotations.path}: {next(iter(faults.values()))}."
+    names = _some([str(annotations.png_files[position]) for position in faults])
+    more = f" {len(faults)} images are wrong ({names})." if len(faults) > 1 else ""
+    return UserError(f"{text}{more} data.skip_invalid=true leaves such images out.")
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def _color(
+    row: dict[str, Any], number: int, place: str, values: StrictValues
+) -> tuple[int, int, int]:
     """The category's colour; where the file has none, one that differs from its neighbours'."""
-    if "color" in row:
-        red, green, blue = row["color"]
-    else:
-        hue = number * 0.618034 % 1  # the golden ratio spreads any number of hues evenly
-        saturation = 0.4 + 0.2 * (number % 3)
-        red, green, blue = (255 * c for c in colorsys.hsv_to_rgb(hue, saturation, 0.9))
-    return int(red), int(green), int(blue)
+    color = row.get("color")
+    if color is None:
+        return spread_color(number)
+    if isinstance(color, list) and len(color) == 3:
+        red, green, blue = (values.whole(c, "color", place) for c in color)
+        if all(0 <= c < 256 for c in (red, green, blue)):
+            return red, green, blue
+    raise values.refusal(color, "color", place, "three whole numbers from 0 to 255")
 
 
-def _check_images(annotations: CocoPanopticAnnotations) -> None:
-    """Refuses a file that annotates nothing, or an image that it does not list."""
-    if not len(annotations.image_ids):
-        raise not_panoptic(annotations.path, "it annotates no image")
-    unlisted = np.flatnonzero(annotations.image_files == "")
-    if unlisted.size:
-        image_id = annotations.image_ids[unlisted[0]]
-        raise not_panoptic(annotations.path, f"image {image_id} is annotated but not listed")
-
-
-def _check_segments(annotations: CocoPanopticAnnotations, official: NDArray[np.int64]) -> None:
-    """Refuses unknown categories, ids that no PNG can hold, and an id listed twice for an image."""
-    unknown = np.flatnonzero(annotations.class_ids < 0)
-    if unknown.size:
-        raise UserError(
-            f"{_place(annotations, unknown[0])} has the category id {official[unknown[0]]}, which "
-            "is none of the data set's classes; give the data set that this file belongs to."
-        )
-    ids = annotations.segment_ids
-    wrong = np.flatnonzero((ids <= 0) | (ids >= ID_LIMIT))
-    if wrong.size:
-        raise UserError(
-            f"{_place(annotations, wrong[0])} has the id {ids[wrong[0]]}; give it one from 1 to "
-            f"{ID_LIMIT - 1} (0 is void)."
-        )
-    images = np.repeat(np.arange(len(annotations.image_ids)), np.diff(annotations.offsets))
-    keys = images * ID_LIMIT + ids
-    ascending = np.sort(keys)
-    repeated = ascending[1:][ascending[1:] == ascending[:-1]]
-    if repeated.size:
-        first, second = np.flatnonzero(keys == repeated[0])[:2]
-        raise UserError(
-            f"{_place(annotations, second)} has the id {ids[first]} of an earlier segment; "
-            "give each segment of an image an id of its own."
-        )
-
-
-def _place(annotations: CocoPanopticAnnotations, row: int) -> str:
-    """Names segment `row` of the whole file for a message."""
-    image = int(np.searchsorted(annotations.offsets, row, side="right")) - 1
-    number = row - int(annotations.offsets[image]) + 1
-    return f"{annotations.path}: segment {number} of {annotations.png_files[image]}"
+def spread_color(number: int) -> tuple[int, int, int]:
+    """The colour of class `number` (from 0) of a list that has none: unlike its neighbours'."""
+    hue = number * 0.618034 % 1  # the golden ratio spreads any number of hues evenly
+    saturation = 0.4 + 0.2 * (number % 3)
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, 0.9)
+    return int(255 * red), int(255 * green), int(255 * blue)

@@ -9,45 +9,65 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from axialseg.errors import UserError
-from axialseg.formats.plain_image import decode_plain_png
+from axialseg.formats.damaged_image import image_reading
+from axialseg.formats.plain_image import PNG_SIGNATURE, decode_plain_png
+from axialseg.formats.whole_file import read_file
 
 ID_LIMIT = 256**3
 
 
-def read_id_png(path: Path) -> NDArray[np.int32]:
-    """Reads an RGB PNG of ids, int32 ``[H, W]``.
+def read_id_png(path: Path, listed: NDArray[np.integer] | None = None) -> NDArray[np.int32]:
+    """Reads a PNG of ids, int32 ``[H, W]``.
+
+    Tools that shrink PNGs, or have few ids, write grey or palette images. A grey value or a place
+    in the palette is then the id itself; where the ids are known and are others, the colour is.
+
+    Args:
+        path: the file.
+        listed: ids that the image's segments have, ``[S]``; decides between the two.
 
     Raises:
-        UserError: the file is missing, damaged or no RGB image.
+        UserError: the file is missing, damaged or no PNG of ids.
     """
-    try:
-        content = path.read_bytes()
+    with image_reading(path, "the panoptic PNGs"):
+        content = read_file(path)
         pixels = decode_plain_png(content)
         if pixels is not None:
             return _ids_from_bgr(pixels)
         with Image.open(BytesIO(content)) as image:
-            if image.mode not in ("RGB", "RGBA"):
+            if image.mode in ("RGB", "RGBA"):
+                if content.startswith(PNG_SIGNATURE) and content[24] == 16:
+                    raise UserError(
+                        f"{path} has 16 bits a colour, of which ids have 8; write the panoptic "
+                        "PNGs anew with 8-bit colours (uint8, not uint16)."
+                    )
+                return ids_from_rgb(np.asarray(image))
+            ids = _ids_from_values(image, listed)
+            if ids is None:
                 raise UserError(
-                    f"{path} is no panoptic id PNG (its pixels are {image.mode}, not RGB); "
-                    "give the folder of the panoptic PNGs."
+                    f"{path} is no panoptic id PNG (its pixels are {image.mode}, not RGB, and hold "
+                    "other ids than are listed); give the folder of the panoptic PNGs."
                 )
-            return ids_from_rgb(np.asarray(image))
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path} does not exist; unpack the panoptic PNGs into {path.parent}."
-        ) from error
-    except UnidentifiedImageError as error:
-        raise UserError(
-            f"{path} can not be read (it holds no image); it may be truncated: unpack or "
-            "download it again."
-        ) from error
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's words for a damaged file
-        raise UserError(
-            f"{path} can not be read ({error}); it may be truncated: unpack or download it again."
-        ) from error
+            return ids
+
+
+def _ids_from_values(
+    image: Image.Image, listed: NDArray[np.integer] | None
+) -> NDArray[np.int32] | None:
+    """Ids ``[H, W]`` of a grey or palette image; None if it holds none that are listed."""
+    if image.mode not in ("L", "P") and not image.mode.startswith("I;16"):
+        return None
+    values = np.asarray(image).astype(np.int32)
+    if listed is None:
+        return values
+    known = np.append(listed, 0)
+    if np.isin(values, known).all():
+        return values
+    colors = ids_from_rgb(np.asarray(image.convert("RGB")))
+    return colors if np.isin(colors, known).all() else None
 
 
 def check_size(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from axialseg.errors import UserError
+from axialseg.formats.whole_file import read_file
 
 
 def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
@@ -22,7 +23,7 @@ def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = 
         UserError: the file is missing, may not be read, or is no JSON.
     """
     try:
-        content = path.read_bytes()
+        content = read_file(path)
         text = content.decode(json.detect_encoding(content), "surrogatepass")
         del content  # of a large file, before as much again is made of it
         with _no_search_for_cycles():
@@ -34,6 +35,10 @@ def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = 
     except ValueError as error:
         raise UserError(
             f"{path} is not valid JSON ({error}); it may be truncated: download it again."
+        ) from error
+    except RecursionError as error:
+        raise UserError(
+            f"{path} is nested too deeply to be an annotation file; download it again."
         ) from error
     except OSError as error:
         raise UserError(

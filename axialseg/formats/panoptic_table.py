@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from axialseg.errors import UserError
 from axialseg.formats.json_file import read_json
+from axialseg.formats.strict_values import INT64, StrictValues, shown
 
 UNKNOWN_BOX = array("f", (math.nan,) * 4)
 
@@ -65,7 +66,7 @@ def read_panoptic_table(path: str | Path) -> PanopticTable:
         UserError: the file is missing, no JSON or no panoptic JSON.
     """
     path = Path(path)
-    segments = _Segments()
+    segments = _Segments(path)
     try:
         return _table(path, read_json(path, segments.shorten), segments)
     except _NotPanoptic as error:
@@ -78,7 +79,7 @@ def parse_panoptic_table(path: Path, content: Any) -> PanopticTable:
     Raises:
         UserError: it is no content of a panoptic JSON file.
     """
-    segments = _Segments()
+    segments = _Segments(path)
     try:
         content = json.loads(json.dumps(content), object_hook=segments.shorten)
         return _table(path, content, segments)
@@ -101,7 +102,8 @@ class _NotPanoptic(Exception):
 class _Segments:
     """Takes the segments out of a JSON file while it is parsed."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path) -> None:
+        self.values = StrictValues(path)
         self.ids = array("i")
         self.category_ids = array("q")
         self.is_crowd = array("b")
@@ -110,77 +112,107 @@ class _Segments:
 
     def shorten(self, row: dict[str, Any]) -> Any:
         """Stores the segments of an annotation; an image loses what nobody asks for."""
-        try:
-            if "segments_info" in row:
-                return row | {"segments_info": self._store(row["segments_info"])}
-        except KeyError as error:
-            raise _NotPanoptic(f"{error} is missing") from error
-        except (TypeError, OverflowError, ValueError) as error:
-            raise _NotPanoptic(str(error)) from error
+        if "segments_info" in row:
+            image = shown(row.get("file_name", row.get("image_id"))).strip("'")
+            try:
+                return row | {"segments_info": self._store(row["segments_info"], image)}
+            except KeyError as error:
+                raise _NotPanoptic(f"{error} is missing in a segment of {image}") from error
         if "file_name" in row and "id" in row:
             return {key: row[key] for key in ("id", "file_name", "height", "width") if key in row}
         return row
 
-    def _store(self, rows: list[Any]) -> range:
+    def _store(self, rows: Any, image: str) -> range:
         """Appends the segments of one image; gives their places in the arrays."""
-        if not all(isinstance(row, dict) for row in rows):
-            raise TypeError("segments_info holds no objects")
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise _NotPanoptic(f"segments_info of {image} is no list of objects")
         first = len(self.ids)
-        self.ids.extend(_whole("i", [row["id"] for row in rows]))
-        self.category_ids.extend(_whole("q", [row["category_id"] for row in rows]))
-        self.is_crowd.extend([bool(row.get("iscrowd", 0)) for row in rows])
+        ids, categories = [row["id"] for row in rows], [row["category_id"] for row in rows]
+        self.ids.extend(self._whole("i", ids, "id", image))
+        self.category_ids.extend(self._whole("q", categories, "category_id", image))
+        self.is_crowd.extend(self._flags([row.get("iscrowd", 0) for row in rows], image))
         self.areas.extend(_numbers([row.get("area", math.nan) for row in rows]))
         for row in rows:
             self.boxes.extend(_box(row.get("bbox")))
         return range(first, len(self.ids))
 
+    def _whole(self, code: str, values: list[Any], field: str, image: str) -> array:
+        """The whole numbers of an image's segments."""
+        limit = 2 ** (8 * array(code).itemsize - 1)
+        if set(map(type, values)) <= {int}:
+            with suppress(OverflowError):  # told below, where its place is known
+                return array(code, values)
+        places = enumerate(values, start=1)
+        return array(
+            code, [self.values.whole(v, field, f"segment {n} of {image}", limit) for n, v in places]
+        )
 
-def _whole(code: str, values: list[Any]) -> array:
-    """Whole numbers, which some tools write as 7.0."""
-    try:
-        return array(code, values)
-    except TypeError:
-        whole = (int(v) if isinstance(v, float) and v.is_integer() else v for v in values)
-        return array(code, whole)
+    def _flags(self, values: list[Any], image: str) -> list[bool]:
+        """Which of an image's segments are crowds."""
+        if (
+            set(map(type, values)) <= {int}
+            and 0 <= min(values, default=0) <= max(values, default=0) <= 1
+        ):
+            return values
+        places = enumerate(values, start=1)
+        return [self.values.flag(v, "iscrowd", f"segment {n} of {image}") for n, v in places]
 
 
 def _numbers(values: list[Any]) -> array:
     """Numbers; NaN where there is something else."""
     try:
         return array("d", values)
-    except TypeError:
-        return array("d", (v if isinstance(v, int | float) else math.nan for v in values))
+    except (TypeError, OverflowError):
+        return array("d", map(_number, values))
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:
+        return math.nan
 
 
 def _box(sides: Any) -> array:
     """The four sides of a box; NaN if they are something else."""
     if isinstance(sides, list) and len(sides) == 4:
-        with suppress(TypeError):
+        with suppress(TypeError, OverflowError):
             return array("f", sides)
     return UNKNOWN_BOX
 
 
 def _table(path: Path, content: Any, segments: _Segments) -> PanopticTable:
     """The arrays, from the shortened content of a file."""
+    values = segments.values
     try:
         images, annotations = content["images"], content["annotations"]
-        place = {row["id"]: number for number, row in enumerate(images)}
+        for name, rows in (("images", images), ("annotations", annotations)):
+            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+                raise TypeError(f"{name} is no list of objects")
+        listed_ids, annotated_ids = _image_ids(
+            values, [row["id"] for row in images], [row["image_id"] for row in annotations]
+        )
+        place: dict[int | str, int] = {}
+        for number, image_id in enumerate(listed_ids):
+            place.setdefault(image_id, number)
         sizes = [(_pixels(row, "height"), _pixels(row, "width")) for row in images]
-        rows: list[range] = [annotation["segments_info"] for annotation in annotations]
-        order = np.fromiter(chain.from_iterable(rows), np.int64)
+        ranges: list[range] = [annotation["segments_info"] for annotation in annotations]
+        order = np.fromiter(chain.from_iterable(ranges), np.int64)
         categories = content.get("categories")
-        if not all(isinstance(row, dict) for row in categories or []):
+        if categories is not None and (
+            not isinstance(categories, list) or not all(isinstance(r, dict) for r in categories)
+        ):
             raise TypeError("categories are no objects")
         return PanopticTable(
             path,
             categories,
-            np.array([row["id"] for row in images]),
-            np.array([row["file_name"] for row in images], np.str_),
+            np.array(listed_ids, None if listed_ids else np.int64),
+            _file_names(values, images, "image"),
             np.array(sizes, np.int32).reshape(-1, 2),
-            np.array([place.get(row["image_id"], -1) for row in annotations], np.int32),
-            np.array([row["image_id"] for row in annotations]),
-            np.array([row["file_name"] for row in annotations], np.str_),
-            np.cumsum([0, *map(len, rows)], dtype=np.int64),
+            np.array([place.get(image_id, -1) for image_id in annotated_ids], np.int32),
+            np.array(annotated_ids, None if annotated_ids else np.int64),
+            _file_names(values, annotations, "annotation"),
+            np.cumsum([0, *map(len, ranges)], dtype=np.int64),
             np.array(segments.ids, np.int32)[order],
             np.array(segments.category_ids, np.int64)[order],
             np.array(segments.is_crowd, np.bool_)[order],
@@ -193,7 +225,31 @@ def _table(path: Path, content: Any, segments: _Segments) -> PanopticTable:
         raise _NotPanoptic(str(error)) from error
 
 
+def _image_ids(
+    values: StrictValues, listed: list[Any], annotated: list[Any]
+) -> tuple[list[int | str], list[int | str]]:
+    """Ids of images: all numbers, or all texts; a text of a number is one if others are numbers."""
+    both = (("image", "id", listed), ("annotation", "image_id", annotated))
+    kinds = set(map(type, listed)) | set(map(type, annotated))
+    are_texts = kinds == {str}
+    take = values.text if are_texts else values.whole
+    if kinds <= {int} and all(-INT64 <= n < INT64 for _, _, ids in both for n in ids):
+        return listed, annotated
+    first, second = (
+        [take(value, field, f"{name} {n}") for n, value in enumerate(ids, start=1)]
+        for name, field, ids in both
+    )
+    return first, second
+
+
+def _file_names(values: StrictValues, rows: list[dict[str, Any]], name: str) -> NDArray[np.str_]:
+    """The `file_name` of each row."""
+    places = enumerate(rows, start=1)
+    names = [values.file_name(row["file_name"], "file_name", f"{name} {n}") for n, row in places]
+    return np.array(names, np.str_)
+
+
 def _pixels(row: dict[str, Any], key: str) -> int:
     """A side of an image; 0 if it is not given."""
     value = row.get(key)
-    return value if isinstance(value, int) and 0 < value < 2**31 else 0
+    return value if type(value) is int and 0 < value < 2**31 else 0

@@ -18,6 +18,7 @@ RGB_8_BITS = bytes([8, 2])  # bit depth, colour type
 # Chunks that change no pixel. Others (transparency, animation, ...) are not for here.
 HARMLESS = {b"IHDR", b"IDAT", b"IEND", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"pHYs", b"tIME"}
 HARMLESS |= {b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"bKGD"}
+PIXEL_LIMIT = 2 * 89_478_485  # as many as Pillow decodes at most: a bomb is left to it
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 JPEG_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive
 
@@ -50,6 +51,9 @@ def _is_whole_png(content: bytes) -> bool:
     """Whether all chunks are there, undamaged and of the kinds that are expected."""
     if not content.startswith(PNG_SIGNATURE) or content[24:26] != RGB_8_BITS:
         return False
+    width, height = struct.unpack_from(">II", content, 16)
+    if width * height > PIXEL_LIMIT:
+        return False
     view, position = memoryview(content), len(PNG_SIGNATURE)
     while position + 12 <= len(content):
         (length,) = struct.unpack_from(">I", content, position)
@@ -74,7 +78,9 @@ def _is_whole_jpeg(content: bytes) -> bool:
     while position + 10 <= len(content) and content[position] == 0xFF:
         marker = content[position + 1]
         if marker in JPEG_FRAMES:
-            return content[position + 4] == 8 and content[position + 9] == 3
+            height, width = struct.unpack_from(">HH", content, position + 5)
+            is_small = width * height <= PIXEL_LIMIT
+            return is_small and content[position + 4] == 8 and content[position + 9] == 3
         (length,) = struct.unpack_from(">H", content, position + 2)
         position += 2 + length
     return False

@@ -8,13 +8,16 @@ from PIL import Image
 
 from axialseg.errors import UserError
 from axialseg.formats.coco_annotations import (
+    annotations_of,
     parse_annotations,
     read_annotations,
     read_image_list,
     read_segments,
+    without_images,
 )
 from axialseg.formats.coco_panoptic import official_categories
 from axialseg.formats.id_png import rgb_from_ids
+from axialseg.formats.panoptic_table import read_panoptic_table
 from axialseg.metrics.panoptic_quality import PanopticQuality
 from axialseg.panoptic.categories import contiguous_categories
 from axialseg.panoptic.coco_classes import COCO
@@ -152,8 +155,8 @@ def test_instance_annotations_are_recognised(tmp_path: Path) -> None:
         ("id", 0, "segment 2 of a.png has the id 0; give it one from 1 to 16777215"),
         ("id", 2**24, "segment 2 of a.png has the id 16777216"),
         ("id", 900, "segment 2 of a.png has the id 900 of an earlier segment"),
-        ("id", 2**40, "is no COCO panoptic annotation file"),
-        ("id", None, "is no COCO panoptic annotation file"),
+        ("id", 2**40, "segment 2 of a.png has the id 1099511627776; give a number below"),
+        ("id", None, "segment 2 of a.png has the id null; give a whole number"),
     ],
 )
 def test_wrong_segment_rows(tmp_path: Path, key: str, value: object, message: str) -> None:
@@ -256,10 +259,121 @@ def test_categories_without_colours_get_some(tmp_path: Path) -> None:
     assert all(0 <= channel <= 255 for channel in (*dog.color, *grass.color))
 
 
-@pytest.mark.parametrize("color", [[1, 2], [1, 2, 3, 4], "red", 7])
-def test_wrong_colours_are_refused(tmp_path: Path, color: Any) -> None:
+@pytest.mark.parametrize(
+    ("field", "value", "wanted"),
+    [
+        ("color", [1, 2], "three whole numbers from 0 to 255"),
+        ("color", [1, 2, 3, 4], "three whole numbers from 0 to 255"),
+        ("color", "red", "three whole numbers from 0 to 255"),
+        ("color", 7, "three whole numbers from 0 to 255"),
+        ("color", [1, 2, 256], "three whole numbers from 0 to 255"),
+        ("color", [1, 2, 2**70], "a number below"),
+        ("color", [1, 2, 0.5], "a whole number"),
+        ("id", None, "a whole number"),
+        ("id", 2**70, "a number below"),
+        ("id", 1.5, "a whole number"),
+        ("isthing", "yes", "0 or 1"),
+        ("isthing", 2, "0 or 1"),
+        ("isthing", None, "0 or 1"),
+        ("name", None, "a name"),
+        ("name", float("nan"), "a name"),
+        ("name", "", "a name"),
+        ("name", 7, "a name"),
+        ("name", "c\ud800at", "a name of real characters"),
+    ],
+)
+def test_wrong_values_of_a_category_are_refused(
+    tmp_path: Path, field: str, value: Any, wanted: str
+) -> None:
     content = write_folder(tmp_path)
-    content["categories"][0]["color"] = color
+    content["categories"][0][field] = value
     save(tmp_path, content)
-    with pytest.raises(UserError, match=r"panoptic\.json is no COCO panoptic annotation file"):
+    place = r"category 1 \(cat\)" if field != "name" else "category 1"
+    sentence = rf"panoptic\.json: {place} has the {field} .*; give {wanted}"
+    with pytest.raises(UserError, match=sentence) as caught:
         read_annotations(tmp_path / "panoptic.json")
+    str(caught.value).encode()
+
+
+def test_flags_of_categories_may_be_texts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    content = write_folder(tmp_path)
+    for row in content["categories"]:
+        row["isthing"] = str(row["isthing"])
+    save(tmp_path, content)
+    assert read_annotations(tmp_path / "panoptic.json").categories == CATEGORIES
+    assert [record.getMessage() for record in caplog.records] == [
+        f'{tmp_path}/panoptic.json: category 1 (cat) has the isthing "1" as text; it is read as a '
+        "number, here and wherever else the file has it so"
+    ]
+
+
+def test_a_crowd_of_text_zero_is_none(tmp_path: Path) -> None:
+    content = write_folder(tmp_path)
+    for row in content["annotations"][0]["segments_info"]:
+        row["iscrowd"] = str(row["iscrowd"])
+    save(tmp_path, content)
+    annotations = read_annotations(tmp_path / "panoptic.json")
+    assert annotations.is_crowd.tolist() == [False, True, False, False]
+
+
+def write_several(root: Path) -> dict[str, Any]:
+    """Six images alike, five of them wrong, each in another way."""
+    content = write_folder(root)
+    first = content["annotations"][0]
+    content["images"] = [{"id": n, "file_name": f"{n}.jpg"} for n in range(6)]
+    content["annotations"] = [
+        json.loads(json.dumps(first | {"image_id": n, "file_name": f"{n}.png"})) for n in range(6)
+    ]
+    rows = [annotation["segments_info"] for annotation in content["annotations"]]
+    rows[1][3]["id"] = 4  # an earlier segment's
+    rows[2][0]["category_id"] = 77
+    rows[3][0]["id"] = 0
+    content["annotations"][4]["image_id"] = 99
+    content["annotations"][5]["image_id"] = 99
+    save(root, content)
+    return content
+
+
+def test_all_wrong_images_are_named(tmp_path: Path) -> None:
+    write_several(tmp_path)
+    with pytest.raises(UserError) as caught:
+        read_annotations(tmp_path / "panoptic.json")
+    assert str(caught.value) == (
+        f"{tmp_path}/panoptic.json: segment 4 of 1.png has the id 4 of an earlier segment; give "
+        "each segment of an image an id of its own. 5 images are wrong (1.png, 2.png, 3.png, "
+        "4.png, 5.png). data.skip_invalid=true leaves such images out."
+    )
+
+
+def test_wrong_images_are_left_out_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_several(tmp_path)
+    table = read_panoptic_table(tmp_path / "panoptic.json")
+    annotations = annotations_of(table, skip_invalid=True)
+    assert annotations.image_ids.tolist() == [0]
+    assert annotations.png_files.tolist() == ["0.png"]
+    assert annotations.segment_ids.tolist() == [900, 70000, 4, 5]
+    assert "5 of 6 images are left out (1.png, 2.png" in caplog.records[0].getMessage()
+    with pytest.raises(UserError, match=r"1 of 1 images are left out .*; nothing is left"):
+        without_images(annotations_of(table, skip_invalid=True), [0], "wrong")
+
+
+@pytest.mark.parametrize("part", ["images", "annotations", "both"])
+def test_two_images_of_one_id_are_refused(tmp_path: Path, part: str) -> None:
+    content = write_folder(tmp_path)
+    image, annotation = content["images"][0], content["annotations"][0]
+    if part in ("images", "both"):
+        content["images"].append(image | {"file_name": "b.jpg"})
+    if part in ("annotations", "both"):
+        content["annotations"].append(annotation | {"file_name": "b.png"})
+    save(tmp_path, content)
+    with pytest.raises(UserError, match="the image id 17 is there more than once; give each"):
+        read_annotations(tmp_path / "panoptic.json")
+
+
+def test_a_list_with_two_images_of_one_id_is_refused(tmp_path: Path) -> None:
+    rows = [{"id": 5, "file_name": name} for name in ("a.jpg", "b.jpg")]
+    save(tmp_path, {"images": rows})
+    with pytest.raises(UserError, match="lists two images of the id 5"):
+        read_image_list(tmp_path / "panoptic.json")

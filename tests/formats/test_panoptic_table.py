@@ -81,14 +81,19 @@ def test_encodings(tmp_path: Path, encoding: str) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda c: c["annotations"][0].update(segments_info=[0, 1]), "segments_info holds no obj"),
-        (lambda c: c["annotations"][0].update(segments_info=None), "not iterable"),
+        (
+            lambda c: c["annotations"][0].update(segments_info=[0, 1]),
+            "segments_info of a.png is no list of obj",
+        ),
+        (lambda c: c["annotations"][0].update(segments_info=None), "is no list of objects"),
         (lambda c: c["annotations"][0]["segments_info"][0].pop("id"), "'id' is missing"),
-        (lambda c: c["annotations"][0]["segments_info"][0].update(id=1.5), "float"),
         (lambda c: c["annotations"][0].pop("file_name"), "'file_name' is missing"),
-        (lambda c: c["annotations"].append({"id": 1, "category_id": 3}), "'segments_info' is mis"),
+        (
+            lambda c: c["annotations"].append({"image_id": 1, "file_name": "d"}),
+            "'segments_info' is",
+        ),
         (lambda c: c["images"][0].pop("file_name"), "'file_name' is missing"),
-        (lambda c: c["images"][0].update(id=[]), "unhashable"),
+        (lambda c: c.update(images={"id": 1}), "images is no list"),
         (lambda c: c.update(categories=["cat"]), "categories are no objects"),
     ],
 )
@@ -119,3 +124,78 @@ def test_segments_are_never_python_objects_all_at_once(tmp_path: Path) -> None:
     # Twice the text while it is decoded, or the text and small numbers; as objects, 600 bytes each.
     assert peak < 2.2 * path.stat().st_size
     assert peak / count < 250
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value", "sentence"),
+    [
+        ("segment", "id", 1.5, "segment 1 of a.png has the id 1.5; give a whole number."),
+        ("segment", "id", True, "segment 1 of a.png has the id True; give a whole number."),
+        ("segment", "id", "x1", "segment 1 of a.png has the id 'x1'; give a whole number."),
+        ("segment", "id", None, "segment 1 of a.png has the id null; give a whole number."),
+        ("segment", "id", 2**70, f"a.png has the id {2**70}; give a number below {2**31}."),
+        ("segment", "category_id", [3], r"a.png has the category_id \[3\]; give a whole number."),
+        ("segment", "category_id", float("nan"), "a.png has the category_id NaN; give a whole"),
+        ("segment", "iscrowd", "no", "segment 1 of a.png has the iscrowd 'no'; give 0 or 1."),
+        ("segment", "iscrowd", 2, "segment 1 of a.png has the iscrowd 2; give 0 or 1."),
+        ("segment", "iscrowd", None, "segment 1 of a.png has the iscrowd null; give 0 or 1."),
+        ("image", "id", 2**70, f"image 1 has the id {2**70}; give a number below {2**63}."),
+        ("image", "id", [], r"image 1 has the id \[\]; give a whole number."),
+        ("image", "id", None, "image 1 has the id null; give a whole number."),
+        ("image", "file_name", 7, "image 1 has the file_name 7; give the name of a file."),
+        ("image", "file_name", "", "image 1 has the file_name ''; give the name of a file."),
+        ("image", "file_name", "..", "image 1 has the file_name '..'; give the name of a file."),
+        (
+            "image",
+            "file_name",
+            "/a/b.jpg",
+            "the file_name '/a/b.jpg'; give a name below the folder",
+        ),
+        ("image", "file_name", "C:\\b.jpg", "give a name below the folder, not an absolute one"),
+        ("image", "file_name", "a\ud800.jpg", r"'a\\ud800.jpg'; give a name of real characters"),
+        ("image", "file_name", "a\0.jpg", r"'a\\x00.jpg'; give a name of real characters"),
+        ("image", "file_name", 5000 * "n", r"'nn+\.\.\.; give a name that a file system takes"),
+        ("annotation", "image_id", 2.5, "annotation 1 has the image_id 2.5; give a whole number"),
+        ("annotation", "file_name", "/a.png", "annotation 1 has the file_name '/a.png'; give"),
+    ],
+)
+def test_wrong_values_are_refused_with_file_image_and_field(
+    tmp_path: Path, part: str, field: str, value: Any, sentence: str
+) -> None:
+    content = json.loads(json.dumps(CONTENT))
+    annotation = content["annotations"][0]
+    rows = {
+        "segment": annotation["segments_info"][0],
+        "image": content["images"][0],
+        "annotation": annotation,
+    }
+    rows[part][field] = value
+    with pytest.raises(UserError, match=f"panoptic.json: .*{sentence}"):
+        read(tmp_path, content)
+
+
+def test_texts_of_numbers_are_read_as_numbers_and_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = json.loads(json.dumps(CONTENT))
+    for row in content["annotations"][0]["segments_info"]:
+        row |= {"id": str(int(row["id"])), "iscrowd": str(row["iscrowd"])}
+        row["category_id"] = str(int(row["category_id"]))
+    content["annotations"][0]["image_id"] = "9"
+    table, plain = read(tmp_path, content), read(tmp_path, CONTENT)
+    for one, other in zip(table, plain, strict=True):
+        np.testing.assert_array_equal(one, other)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 4, said
+    assert 'segment 1 of a.png has the iscrowd "0" as text; it is read as a number' in said[2]
+
+
+def test_ids_of_images_may_be_texts(tmp_path: Path) -> None:
+    content = json.loads(json.dumps(CONTENT))
+    for row, name in zip(content["images"], ("01", "aachen"), strict=True):
+        row["id"] = name
+    for row, name in zip(content["annotations"], ("aachen", "1", "01"), strict=True):
+        row["image_id"] = name
+    table = read(tmp_path, content)
+    assert table.annotated.tolist() == [1, -1, 0]
+    assert table.annotated_ids.tolist() == ["aachen", "1", "01"]
