@@ -110,7 +110,8 @@ class ToyDataset:
         return self.length
 
     def read(self, index: int) -> PanopticSample:
-        return PanopticSample(toy_image(index), toy_segments(index), index, f"toy/{index:03d}.jpg")
+        name = f"{index:03d}.jpg"
+        return PanopticSample(toy_image(index), toy_segments(index), index, f"toy/{name}", name)
 
 
 class _TrainingItems(Dataset):
@@ -172,7 +173,7 @@ def collate(samples: list[PanopticSample]) -> dict[str, Any]:
         "valid": valid,
         "segments": [sample.segments for sample in samples],
         "image_id": [sample.image_id for sample in samples],
-        "file_name": [sample.file_name for sample in samples],
+        "file_name": [sample.name for sample in samples],
         "original_size": [(SIZE, SIZE)] * len(samples),
         "resized_size": [(SIZE, SIZE)] * len(samples),
     }

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from axialseg.formats.coco_panoptic import below
 from axialseg.inference.predict import PanopticPrediction
 from axialseg.loggers.wandb import find_wandb_logger
 from axialseg.panoptic.categories import Categories
@@ -20,8 +21,9 @@ from axialseg.visualization.panoptic import comparison
 class PanopticImages(pl.Callback):
     """Draws image | ground truth | prediction of the first images of each validation.
 
-    Written to `images/<file name>.png` in the folder of the run, over those of the validation
-    before, and to W&B if that logs. Under several ranks these are the first images of rank 0.
+    Written to `images/<name of the image>.png` in the folder of the run, in folders as the images,
+    over those of the validation before, and to W&B if that logs. Under several ranks these are the
+    first images of rank 0.
 
     Args:
         count: number of images.
@@ -56,7 +58,7 @@ class PanopticImages(pl.Callback):
             image = _at_size(batch["image"][position, :, :height, :width], shape)
             truth = batch["segments"][position]
             predicted = segments_from_panoptic_map(prediction.panoptic, categories.ignore_class)
-            self._pictures[Path(prediction.file_name).stem] = comparison(
+            self._pictures[self._free_name(prediction.file_name)] = comparison(
                 image, _void(shape) if truth is None else truth, predicted, categories
             )
 
@@ -65,15 +67,22 @@ class PanopticImages(pl.Callback):
         if not self._pictures:
             return
         folder = Path(trainer.default_root_dir) / "images"
-        folder.mkdir(parents=True, exist_ok=True)
         for name, picture in self._pictures.items():
-            Image.fromarray(picture).save(folder / f"{name}.png")
+            place = folder / f"{name}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(place)
         wandb_logger = find_wandb_logger(trainer)
         if wandb_logger is not None:
             pictures = list(self._pictures.values())
             wandb_logger.log_image(
                 "val/images", pictures, trainer.global_step, caption=list(self._pictures)
             )
+
+    def _free_name(self, file_name: str) -> str:
+        """The image's name without its suffix; with it where another has the same."""
+        name = below(file_name)
+        stem = str(name.with_suffix(""))
+        return str(name) if stem in self._pictures else stem
 
 
 def _at_size(image: Tensor, shape: tuple[int, ...]) -> NDArray[np.uint8]:

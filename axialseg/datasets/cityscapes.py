@@ -27,8 +27,9 @@ from axialseg.datasets.inspection.cityscapes import (
     CityscapesPanopticInspector,
 )
 from axialseg.datasets.inspection.inspector import Inspector, refuse_first_error
-from axialseg.datasets.paths import check_paths
+from axialseg.datasets.paths import check_paths, names_outside, outside_text
 from axialseg.datasets.sample import PanopticSample
+from axialseg.errors import UserError
 from axialseg.formats.cityscapes import read_instance_ids, segments_from_instance_ids
 from axialseg.formats.coco_annotations import (
     CocoPanopticAnnotations,
@@ -87,7 +88,7 @@ class Cityscapes:
         if item.split != TEST_SPLIT:
             segments = self._read_segments(item, image.shape[:2])
             segments.id_map.setflags(write=False)
-        return PanopticSample(image, segments, item.image_id, str(path))
+        return PanopticSample(image, segments, item.image_id, str(path), path.name)
 
     def inspector(self) -> Inspector:
         """What checks all files, see `inspection.Inspector`."""
@@ -147,6 +148,10 @@ class CityscapesPanoptic(Cityscapes):
 
     @cached_property
     def _annotations(self) -> dict[str, CocoPanopticAnnotations]:
+        for table in self._tables.values():
+            root, folder = self.files.root, table.path.with_suffix("")
+            for name in names_outside(root, folder, table.png_files.tolist()):
+                raise UserError(outside_text(table.path, name, root))
         return {s: annotations_of(table, CITYSCAPES) for s, table in self._tables.items()}
 
     @cached_property

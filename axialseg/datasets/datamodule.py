@@ -241,7 +241,7 @@ class EvaluationItems(Dataset):
             "valid": prepared.valid,
             "segments": sample.segments,
             "image_id": sample.image_id,
-            "file_name": sample.file_name,
+            "file_name": sample.name,
             "original_size": sample.image.shape[:2],
             "resized_size": resized_size,
         }

@@ -17,7 +17,6 @@ from pathlib import Path
 from axialseg.datasets.annotation_index import indexed_table
 from axialseg.datasets.coco import CocoPanoptic
 from axialseg.datasets.image_folder import ImageFolder
-from axialseg.datasets.inspection.coco import CocoInspector
 from axialseg.datasets.inspection.inspector import Inspector
 from axialseg.datasets.paths import check_paths
 from axialseg.errors import UserError
@@ -35,7 +34,11 @@ SPLITS = ("training", "validation", "testing")
 
 
 def mapillary_vistas(
-    root: str | Path, split: str, version: str = "v2.0"
+    root: str | Path,
+    split: str,
+    version: str = "v2.0",
+    apply_exif: bool = False,
+    skip_invalid: bool = False,
 ) -> "MapillaryVistas | ImageFolder":
     """Opens a split; samples of `testing` have no ground truth.
 
@@ -43,6 +46,8 @@ def mapillary_vistas(
         root: folder that holds the splits and the config.
         split: `training`, `validation` or `testing`.
         version: `v1.2` (65 scored classes) or `v2.0` (more, and finer ones).
+        apply_exif: see `CocoPanoptic`.
+        skip_invalid: see `CocoPanoptic`.
 
     Raises:
         UserError: an argument is none of these, or a file or folder is missing.
@@ -61,14 +66,22 @@ def mapillary_vistas(
     check_paths(root, [f"{split}/images"], [config])
     labels = read_labels(root / config)
     if split == "testing":
-        return ImageFolder(root / split / "images", labels.categories)
-    return MapillaryVistas(root, split, version, labels)
+        return ImageFolder(root / split / "images", labels.categories, apply_exif=apply_exif)
+    return MapillaryVistas(root, split, version, labels, apply_exif, skip_invalid)
 
 
 class MapillaryVistas(CocoPanoptic):
     """An annotated split; its files have COCO's format."""
 
-    def __init__(self, root: str | Path, split: str, version: str, labels: MapillaryLabels) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        version: str,
+        labels: MapillaryLabels,
+        apply_exif: bool = False,
+        skip_invalid: bool = False,
+    ) -> None:
         """Finds the files.
 
         Args:
@@ -76,6 +89,8 @@ class MapillaryVistas(CocoPanoptic):
             split: `training` or `validation`.
             version: key of `PANOPTIC_FILES`.
             labels: of that version.
+            apply_exif: see `CocoPanoptic`.
+            skip_invalid: see `CocoPanoptic`.
 
         Raises:
             UserError: one of the paths does not exist.
@@ -88,11 +103,13 @@ class MapillaryVistas(CocoPanoptic):
             annotation_file=f"{folder}/{PANOPTIC_FILES[version]}",
             panoptic_folder=folder,
             categories=labels.categories,
+            apply_exif=apply_exif,
+            skip_invalid=skip_invalid,
         )
         self._labels = labels
 
     def _judge(self, table: PanopticTable) -> CocoPanopticAnnotations:
-        return mapillary_annotations(table, self._labels)
+        return mapillary_annotations(table, self._labels, self.skip_invalid)
 
     def inspector(self) -> Inspector:
         """What checks all files, see `inspection.Inspector`.
@@ -103,4 +120,4 @@ class MapillaryVistas(CocoPanoptic):
         table = indexed_table(self.annotation_file)
         check_category_names(table, self._labels)
         categories, void = self._labels.categories, self._labels.void_categories
-        return CocoInspector(table, self.image_folder, self.folder, categories, void)
+        return self._inspector_of(table, self.folder, categories, void)

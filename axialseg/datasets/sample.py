@@ -16,13 +16,16 @@ class PanopticSample(NamedTuple):
         image: uint8 ``[H, W, 3]``, RGB.
         segments: ground truth ``[H, W]``, or None where none is published (test images).
         image_id: id in the official files.
-        file_name: path of the image, for messages and pictures.
+        file_name: path of the image, for messages.
+        name: the same below the folder of the images, as ``sub/a.jpg``; what is written about the
+            image is called by it, so no two images of a data set share it.
     """
 
     image: NDArray[np.uint8]
     segments: PanopticSegments | None
     image_id: int | str
     file_name: str
+    name: str
 
 
 class PanopticDataset(Protocol):

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Self
 
@@ -59,22 +59,24 @@ class CocoPanopticWriter:
         Args:
             panoptic_map: ``[H, W]``, class * 65536 + instance, at the image's original size.
             image_id: as in the annotation file.
-            file_name: the image's; its stem names the PNG.
+            file_name: the image's, below the folder of the images; the PNG is called by it.
 
         Raises:
             UserError: the file cannot be written.
         """
-        file_name = Path(file_name)
         segments = segments_from_panoptic_map(panoptic_map, self._categories.ignore_class)
         ids = color_like_ids(segments.class_ids, self._categories)
-        name = self._free_name(file_name.stem)
+        file_name = str(file_name).replace("\\", "/")
+        name = self._free_name(file_name)
         pixels = rgb_from_ids(np.array([0, *ids]))[segments.id_map]
+        place = self._draft / "predictions" / name
         with _writing(self._folder):
-            Image.fromarray(pixels).save(self._draft / "predictions" / name, compress_level=3)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(place, compress_level=3)
         image_id = image_id if isinstance(image_id, str) else int(image_id)
         height, width = panoptic_map.shape
         self._images.append(
-            {"id": image_id, "file_name": file_name.name, "height": height, "width": width}
+            {"id": image_id, "file_name": file_name, "height": height, "width": width}
         )
         self._annotations.append(
             {
@@ -121,14 +123,21 @@ class CocoPanopticWriter:
         else:
             self.discard()
 
-    def _free_name(self, stem: str) -> str:
-        """A PNG name not used yet; images of several folders may share their stem."""
+    def _free_name(self, file_name: str) -> str:
+        """A PNG name not used yet; images of several suffixes may share their stem."""
+        stem = str(below(file_name).with_suffix(""))
         name, number = f"{stem}.png", 1
         while name in self._names:
             number += 1
             name = f"{stem}_{number}.png"
         self._names.add(name)
         return name
+
+
+def below(file_name: str) -> PurePosixPath:
+    """The name of an image as one below any folder: what would lead out of it is left out."""
+    parts = PurePosixPath(file_name.replace("\\", "/")).parts
+    return PurePosixPath(*(part for part in parts if part.strip("/") not in ("", "..")))
 
 
 def color_like_ids(class_ids: NDArray[np.int64], categories: Categories) -> list[int]:

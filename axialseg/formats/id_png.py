@@ -17,6 +17,7 @@ from axialseg.formats.plain_image import PNG_SIGNATURE, decode_plain_png
 from axialseg.formats.whole_file import read_file
 
 ID_LIMIT = 256**3
+TURNED = ", or the image's Exif data turn it, and data.apply_exif=true does so too"
 
 
 def read_id_png(path: Path, listed: NDArray[np.integer] | None = None) -> NDArray[np.int32]:
@@ -78,7 +79,7 @@ def check_size(
         raise UserError(
             f"{path} is {ids.shape[1]} x {ids.shape[0]} pixels but its image {image_file} is "
             f"{image_size[1]} x {image_size[0]}; both must come from the same version of the data "
-            "set."
+            f"set{TURNED if ids.shape == tuple(image_size)[::-1] else ''}."
         )
 
 

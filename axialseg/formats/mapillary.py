@@ -16,6 +16,7 @@ from axialseg.errors import UserError
 from axialseg.formats.coco_annotations import CocoPanopticAnnotations, annotations_of
 from axialseg.formats.json_file import read_json
 from axialseg.formats.panoptic_table import PanopticTable
+from axialseg.formats.strict_values import StrictValues
 from axialseg.panoptic.categories import Categories, contiguous_categories
 
 
@@ -44,12 +45,18 @@ def read_labels(path: str | Path) -> MapillaryLabels:
     """
     path = Path(path)
     content = read_json(path)
+    values = StrictValues(path)
     try:
         rows = list(enumerate(content["labels"], start=1))
         scored = [
-            (number, row["readable"], bool(row["instances"]), _color(row["color"]))
+            (
+                number,
+                values.text(row["readable"], "readable", f"label {number}"),
+                values.flag(row["instances"], "instances", f"label {number}"),
+                _color(row["color"]),
+            )
             for number, row in rows
-            if row.get("evaluate", True)
+            if values.flag(row.get("evaluate", True), "evaluate", f"label {number}")
         ]
         names = [(row["name"], row["readable"]) for _, row in rows]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -60,7 +67,9 @@ def read_labels(path: str | Path) -> MapillaryLabels:
     return MapillaryLabels(path, contiguous_categories(scored), void, names)
 
 
-def mapillary_annotations(table: PanopticTable, labels: MapillaryLabels) -> CocoPanopticAnnotations:
+def mapillary_annotations(
+    table: PanopticTable, labels: MapillaryLabels, skip_invalid: bool = False
+) -> CocoPanopticAnnotations:
     """What a `panoptic_20*.json` says; segments of labels that are not scored are void.
 
     Raises:
@@ -68,7 +77,7 @@ def mapillary_annotations(table: PanopticTable, labels: MapillaryLabels) -> Coco
             labels.
     """
     check_category_names(table, labels)
-    return annotations_of(table, labels.categories, labels.void_categories)
+    return annotations_of(table, labels.categories, labels.void_categories, skip_invalid)
 
 
 def check_category_names(table: PanopticTable, labels: MapillaryLabels) -> None:

@@ -149,10 +149,7 @@ class _Segments:
 
     def _flags(self, values: list[Any], image: str) -> list[bool]:
         """Which of an image's segments are crowds."""
-        if (
-            set(map(type, values)) <= {int}
-            and 0 <= min(values, default=0) <= max(values, default=0) <= 1
-        ):
+        if set(map(type, values)) <= {int} and set(values) <= {0, 1}:
             return values
         places = enumerate(values, start=1)
         return [self.values.flag(v, "iscrowd", f"segment {n} of {image}") for n, v in places]

@@ -18,7 +18,7 @@ class PanopticPrediction(NamedTuple):
         panoptic: int32 ``[H, W]``, class id * 65536 + instance; void is ignore class * 65536.
         semantic: int32 ``[H, W]``, class ids; not filtered by confidence or area.
         image_id: as the data set has it.
-        file_name: path of the image, for messages and pictures.
+        file_name: path of the image below the folder of the images, for messages and pictures.
     """
 
     panoptic: NDArray[np.int32]

@@ -55,3 +55,15 @@ def test_images_without_ground_truth_are_drawn_too(
 def test_no_picture_is_no_folder(tmp_path: Path) -> None:
     validate(tmp_path, ToyData(), 0)
     assert not (tmp_path / "images").exists()
+
+
+def test_images_of_one_name_in_two_folders_keep_their_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ToyData(val_images=4)
+    names = ["a/rgb.png", "b/rgb.png", "b/rgb.jpg", "../c.png"]
+    read = data.val_dataset.read
+    monkeypatch.setattr(data.val_dataset, "read", lambda n: read(n)._replace(name=names[n]))
+    validate(tmp_path, data, 4)
+    written = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.png")}
+    assert written == {f"images/{n}.png" for n in ("a/rgb", "b/rgb", "b/rgb.jpg", "c")}

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -112,7 +113,30 @@ def content(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None
 
 
 def grey_ids(root: Path) -> None:
-    Image.new("L", SIZE[::-1]).save(root / PNG)
+    Image.new("L", SIZE[::-1], 99).save(root / PNG)
+
+
+def dangling(name: str) -> Callable[[Path], None]:
+    return lambda root: ((root / name).unlink(), (root / name).symlink_to("nowhere"))
+
+
+def folder_at(name: str) -> Callable[[Path], None]:
+    return lambda root: ((root / name).unlink(), (root / name).mkdir())
+
+
+def pipe_at(name: str) -> Callable[[Path], None]:
+    return lambda root: ((root / name).unlink(), os.mkfifo(root / name))
+
+
+def turned_by_exif(root: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    with Image.open(root / IMAGE) as image:
+        image.save(root / IMAGE, exif=exif)
+
+
+def two_images_of_one_id(content: dict[str, Any]) -> None:
+    content["images"][3]["id"] = content["annotations"][3]["image_id"] = 2
 
 
 def all_void(root: Path) -> None:
@@ -158,7 +182,38 @@ def all_void(root: Path) -> None:
             content(lambda c: c["annotations"].append(c["annotations"][3])),
             "image listed twice",
             "panoptic_train2017.json",
-            False,
+            True,
+        ),
+        (content(two_images_of_one_id), "image listed twice", "panoptic_train2017.json", True),
+        (dangling(IMAGE), "missing file", IMAGE, True),
+        (dangling(PNG), "missing file", PNG, True),
+        (folder_at(IMAGE), "missing file", IMAGE, True),
+        (pipe_at(IMAGE), "missing file", IMAGE, True),
+        (pipe_at(PNG), "missing file", PNG, True),
+        (
+            content(lambda c: c["images"][3].update(file_name="../../x.jpg")),
+            "file outside the data root",
+            "../../x.jpg",
+            True,
+        ),
+        (
+            content(lambda c: c["annotations"][3].update(file_name="../../../x.png")),
+            "file outside the data root",
+            "../../../x.png",
+            True,
+        ),
+        (
+            content(lambda c: c["images"][3].update(file_name="/etc/x.jpg")),
+            "unreadable annotations",
+            "",
+            True,
+        ),
+        (turned_by_exif, "turned by Exif", IMAGE, False),
+        (
+            content(lambda c: c["categories"][0].update(name=None)),
+            "unreadable annotations",
+            "",
+            True,
         ),
         (content(lambda c: c["annotations"].clear()), "no annotation", "panoptic_train", True),
         (content(lambda c: c.pop("images")), "unreadable annotations", "", True),
@@ -185,6 +240,58 @@ def test_each_damage_is_found_and_named(
         *("extra file", "id not in JSON", "segment without pixels", "image without annotation"),
         *("wrong area", "wrong bbox", "stuff with instances", "empty image"),
     }
+
+
+def test_wrong_images_that_training_leaves_out_are_warnings(root: Path) -> None:
+    rows(lambda s: s.append(s[0]))(root)
+    remove("train2017/000000000001.jpg")(root)
+    dangling("annotations/panoptic_train2017/000000000000.png")(root)
+    assert len(check(open_coco(root)).errors) == 3
+    dataset = open_coco(root, skip_invalid=True)
+    report = check(dataset)
+    assert report.errors == []
+    said = [finding for finding in report.findings if "left out: data.skip_invalid" in finding.text]
+    assert sorted(finding.kind for finding in said) == [
+        *("id listed twice", "missing file", "missing file")
+    ]
+    assert len(dataset) == COUNT - 3
+    assert [dataset.read(index).image_id for index in range(len(dataset))] == [2, 4]
+
+
+def test_a_name_may_go_up_inside_the_root(root: Path) -> None:
+    (root / "more").mkdir()
+    (root / IMAGE).rename(root / "more" / "x.jpg")
+    content(lambda c: c["images"][3].update(file_name="../more/x.jpg"))(root)
+    assert [finding.kind for finding in check(open_coco(root)).errors] == []
+    assert open_coco(root).read(3).name == "../more/x.jpg"
+
+
+def test_backslashes_of_windows_tools(root: Path) -> None:
+    for folder, name in (("train2017", IMAGE), ("annotations/panoptic_train2017", PNG)):
+        (root / folder / "sub").mkdir()
+        (root / name).rename(root / folder / "sub" / Path(name).name)
+    content(lambda c: c["images"][3].update(file_name=r"sub\000000000003.jpg"))(root)
+    content(lambda c: c["annotations"][3].update(file_name=r"sub\000000000003.png"))(root)
+    dataset = open_coco(root)
+    assert check(dataset).findings == []
+    assert dataset.read(3).segments is not None
+
+
+def test_turned_photographs_can_be_turned(root: Path) -> None:
+    stored = open_coco(root).read(3).image
+    turned_by_exif(root)
+    dataset = open_coco(root, apply_exif=True)
+    assert check(dataset).findings == []
+    difference = dataset.read(3).image.astype(int) - np.rot90(stored, 2)
+    assert np.abs(difference).mean() < 20  # a JPEG of noise, saved twice
+    assert np.abs(open_coco(root).read(3).image.astype(int) - stored).mean() < 20
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(root / IMAGE) as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(root / IMAGE, exif=exif)
+    with pytest.raises(UserError, match=r"or the image's Exif data turn it, and data\.apply_exif"):
+        open_coco(root).read(3)
+    assert dataset.read(3).image.shape == (*SIZE, 3)
 
 
 def test_damaged_json_is_reported_not_raised(root: Path) -> None:

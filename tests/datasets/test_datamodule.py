@@ -150,7 +150,7 @@ def test_validation_sees_each_image_once_with_its_ground_truth(
             sample = module.val_dataset.read(2 * number + k)
             height, width = sample.image.shape[:2]
             assert batch["original_size"][k] == batch["resized_size"][k] == (height, width)
-            assert batch["file_name"][k] == sample.file_name
+            assert batch["file_name"][k] == sample.name
             own = batch["image"][k, :, :height, :width].permute(1, 2, 0).numpy()
             np.testing.assert_array_equal(own, sample.image)
             assert batch["valid"][k, :height, :width].all()

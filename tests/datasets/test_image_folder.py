@@ -1,5 +1,6 @@
 """Folders of images without ground truth."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ def test_folders_are_no_images(tmp_path: Path) -> None:
 def test_missing_and_empty_folders(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none does not exist; give the folder of the images"):
         ImageFolder(tmp_path / "none", COCO)
-    with pytest.raises(UserError, match=r"holds no image \(\.jpg, \.png\); unpack them there"):
+    with pytest.raises(UserError, match=r"holds no image \(\.jpg, \.jpeg, \.png, .*\); unpack"):
         ImageFolder(tmp_path, COCO)
 
 
@@ -53,3 +54,37 @@ def test_damaged_and_vanished_images(tmp_path: Path) -> None:
     (tmp_path / "c.jpg").unlink()
     with pytest.raises(UserError, match=r"c\.jpg does not exist; unpack"):
         dataset.read(2)
+
+
+def test_folders_in_the_folder_are_searched(tmp_path: Path) -> None:
+    for name in ("b.jpg", "a/rgb.png", "b/rgb.png", "b/rgb.jpg", ".hidden/x.jpg", "a/deep/y.WEBP"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        Image.new("RGB", (3, 2), (len(name), 0, 0)).save(tmp_path / name)
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    (tmp_path / "a" / "dead.jpg").symlink_to("nowhere.jpg")
+    dataset = ImageFolder(tmp_path, COCO)
+    samples = [dataset.read(index) for index in range(len(dataset))]
+    names = ["a/deep/y.WEBP", "a/rgb.png", "b.jpg", "b/rgb.jpg", "b/rgb.png"]
+    assert [sample.name for sample in samples] == names
+    assert [sample.file_name for sample in samples] == [str(tmp_path / name) for name in names]
+    ids = ["a/deep/y", "a/rgb", "b", "b/rgb.jpg", "b/rgb.png"]
+    assert [sample.image_id for sample in samples] == ids
+    assert not any(finding.is_error for finding in dataset.inspector().check_files())
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    write(tmp_path)
+    Image.new("RGB", (3, 2)).save(os.fsencode(tmp_path) + b"/\xff.jpg")
+    with pytest.raises(UserError, match=r"holds the file '\\udcff.jpg', whose name is no text"):
+        ImageFolder(tmp_path, COCO)
+
+
+def test_photographs_are_turned_if_asked_for(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned right
+    pixels = np.arange(4 * 8 * 3, dtype=np.uint8).reshape(4, 8, 3)
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    stored = ImageFolder(tmp_path, COCO).read(0).image
+    np.testing.assert_array_equal(stored, pixels)
+    upright = ImageFolder(tmp_path, COCO, apply_exif=True).read(0).image
+    np.testing.assert_array_equal(upright, np.rot90(pixels, -1))

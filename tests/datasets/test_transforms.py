@@ -37,7 +37,7 @@ def sample_of(height: int, width: int, seed: int = 0) -> PanopticSample:
     id_map = np.arange(1, height * width + 1, dtype=np.int32).reshape(height, width)
     count = height * width
     segments = PanopticSegments(id_map, np.ones(count, np.int64), np.zeros(count, bool))
-    return PanopticSample(image, segments, 1, "1.png")
+    return PanopticSample(image, segments, 1, "1.png", "1.png")
 
 
 @pytest.mark.parametrize("scale", ["0.5", "0.607143", "0.7", "1.2", "1.5", "2"])
@@ -133,7 +133,7 @@ def test_padding_equals_deeplab2() -> None:
     segments = PanopticSegments(
         np.ones(image.shape[:2], np.int32), np.array([1]), np.zeros(1, bool)
     )
-    sample = PanopticSample(image.astype(np.uint8), segments, 1, "1.png")
+    sample = PanopticSample(image.astype(np.uint8), segments, 1, "1.png", "1.png")
     transform = TrainTransform((45, 60), 1.0, 1.0, flip_probability=0.0)
     crops = (transform(sample, np.random.default_rng(seed)) for seed in range(400))
     crop = next(c for c in crops if np.argwhere(c.valid)[0].tolist() == [2, 3])

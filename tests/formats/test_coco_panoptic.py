@@ -76,12 +76,25 @@ def test_our_reader_gives_back_what_was_written(tmp_path: Path) -> None:
     annotations = read_annotations(tmp_path / "predictions.json")
     assert annotations.categories == CATEGORIES
     assert annotations.image_ids.tolist() == ["city_1", "city_2"]
-    assert annotations.png_files.tolist() == ["a.png", "a_2.png"]
+    assert annotations.image_files.tolist() == ["one/a.jpg", "two/a.jpg"]
+    assert annotations.png_files.tolist() == ["one/a.png", "two/a.png"]
     for i in range(2):
         segments = read_segments(annotations, i, tmp_path / "predictions", (32, 48))
         expected = segments_from_panoptic_map(prediction(i), 0)
         assert (segments.id_map == expected.id_map).all()
         assert (segments.class_ids == expected.class_ids).all()
+
+
+def test_names_of_pngs_are_unique_and_stay_below_the_folder(tmp_path: Path) -> None:
+    names = ["a.jpg", "a.png", r"sub\a.jpg", "../../b.jpg", "/c/d.jpg", "sub/a.jpeg"]
+    with CocoPanopticWriter(tmp_path / "out", CATEGORIES) as writer:
+        for number, name in enumerate(names):
+            writer.write(prediction(0), number, name)
+    table = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    written = [row["file_name"] for row in table["annotations"]]
+    assert written == ["a.png", "a_2.png", "sub/a.png", "b.png", "c/d.png", "sub/a_2.png"]
+    assert all((tmp_path / "out" / "predictions" / name).is_file() for name in written)
+    assert len(list(tmp_path.rglob("*.png"))) == len(names)
 
 
 def test_an_image_of_only_void(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from axialseg.formats.cityscapes import classes_of_instance_ids, read_instance_i
 from axialseg.formats.coco_annotations import class_ids_of
 from axialseg.formats.id_png import check_size
 from axialseg.formats.panoptic_table import PanopticTable
+from axialseg.formats.whole_file import file_below
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.cityscapes_classes import CITYSCAPES
 
@@ -109,7 +110,7 @@ class CityscapesInspector:
             values = np.unique(ids)
             classes = classes_of_instance_ids(values)
             segments = known_segments(ids, values, *classes, CITYSCAPES)
-        return PanopticSample(pixels, segments, item.image_id, str(image))
+        return PanopticSample(pixels, segments, item.image_id, str(image), image.name)
 
 
 class CityscapesPanopticInspector:
@@ -160,7 +161,7 @@ class CityscapesPanopticInspector:
         image = self.files.image(item)
         place = self._row(item)
         if place is None:
-            return PanopticSample(read_rgb(image), None, item.image_id, str(image))
+            return PanopticSample(read_rgb(image), None, item.image_id, str(image), image.name)
         return annotated_sample(image, *self._annotation(item, *place), CITYSCAPES)
 
     def _row(self, item: Item) -> tuple[PanopticTable, int] | None:
@@ -173,7 +174,7 @@ class CityscapesPanopticInspector:
         self, item: Item, table: PanopticTable, position: int
     ) -> tuple[Path, SegmentRows]:
         """The id PNG and the rows of an image."""
-        png = table.path.with_suffix("") / str(table.png_files[position])
+        png = file_below(table.path.with_suffix(""), str(table.png_files[position]))
         return png, rows_of(table, self._class_ids[item.split], position)
 
     def _check_split(self, split: str) -> Iterator[Finding]:
@@ -189,4 +190,4 @@ class CityscapesPanopticInspector:
         for image_id in sorted(listed.keys() - images.keys()):
             city = image_id.split("_")[0]
             yield missing(self.files.image(Item(split, city, image_id)), f"unpack all of {IMAGES}")
-        yield from compare_pngs(table, table.path.with_suffix(""))
+        yield from compare_pngs(table, table.path.with_suffix(""), self.files.root)

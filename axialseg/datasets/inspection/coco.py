@@ -1,6 +1,6 @@
 """Checks data in COCO's panoptic format: the JSON table, the images and the id PNGs."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -20,15 +20,21 @@ from axialseg.datasets.inspection.inspector import (
     measure,
     no_truth,
 )
+from axialseg.datasets.paths import names_outside, outside_text
 from axialseg.datasets.sample import PanopticSample
 from axialseg.errors import UserError
 from axialseg.formats.coco_annotations import class_ids_of
 from axialseg.formats.id_png import ID_LIMIT, check_size, read_id_png
 from axialseg.formats.panoptic_table import PanopticTable
+from axialseg.formats.whole_file import file_below
 from axialseg.panoptic.categories import Categories
 
 BOX_TOLERANCE = 1.0  # pixels; writers differ in whether a box includes its last row and column
 EXAMPLES = 3  # ids that a finding names
+OUTSIDE = "file outside the data root"
+# What is wrong with single images, which `data.skip_invalid=true` leaves out.
+LEFT_OUT = {"missing file", "image not listed", "image listed twice", "unknown category"}
+LEFT_OUT |= {"id out of range", "id listed twice"}
 
 
 class SegmentRows(NamedTuple):
@@ -56,26 +62,35 @@ class CocoInspector:
 
     def __init__(
         self,
+        root: Path,
         table: PanopticTable,
         image_folder: Path,
         panoptic_folder: Path,
         categories: Categories,
         void_categories: Collection[int] = (),
+        apply_exif: bool = False,
+        skip_invalid: bool = False,
     ) -> None:
         """Keeps the parts.
 
         Args:
+            root: folder of the data set.
             table: the JSON file.
             image_folder: folder of the images.
             panoptic_folder: folder of the id PNGs.
             categories: the classes.
             void_categories: official ids of categories whose segments count as void.
+            apply_exif: see `read_rgb`.
+            skip_invalid: training leaves wrong images out, so they are warnings.
         """
+        self.root = root
         self.table = table
         self.image_folder = image_folder
         self.panoptic_folder = panoptic_folder
         self.categories = categories
         self.void_categories = void_categories
+        self.apply_exif = apply_exif
+        self.skip_invalid = skip_invalid
 
     def __len__(self) -> int:
         """Number of annotated images."""
@@ -87,48 +102,89 @@ class CocoInspector:
 
     def check_files(self) -> list[Finding]:
         """Compares the names of both folders with the JSON file."""
-        table = self.table
-        is_listed = table.annotated >= 0
-        images = table.listed_files[table.annotated[is_listed]].tolist()
-        return [
-            *compare_names(
-                self.image_folder,
-                images,
-                table.listed_files.tolist(),
-                f"unpack the images into {self.image_folder}",
-                table.path,
-            ),
-            *compare_pngs(table, self.panoptic_folder),
-        ]
+        table, outside = self.table, self._names_outside
+        annotated = table.listed_files[table.annotated[table.annotated >= 0]].tolist()
+        images = compare_names(
+            self.image_folder,
+            [name for name in annotated if name not in outside],
+            table.listed_files.tolist(),
+            f"unpack the images into {self.image_folder}",
+            table.path,
+        )
+        leading_out = names_outside(self.root, self.image_folder, annotated)
+        return self._judged(
+            [
+                *images,
+                *outside_findings(table, leading_out, self.root),
+                *compare_pngs(table, self.panoptic_folder, self.root),
+            ]
+        )
 
     def check_tables(self) -> list[Finding]:
         """Compares the lists of the JSON file with each other."""
-        return list(check_table(self.table))
+        return self._judged(list(check_table(self.table)))
 
     def inspect(self, index: int) -> ImageInspection:
         """Reads one image and its PNG, and compares them with the JSON file."""
         table, place = self.table, int(self.table.annotated[index])
-        png = self.panoptic_folder / str(table.png_files[index])
-        if place < 0:
+        png = file_below(self.panoptic_folder, str(table.png_files[index]))
+        name = str(table.listed_files[place]) if place >= 0 else ""
+        if place < 0 or self._names_outside & {name, str(table.png_files[index])}:
             return no_truth(str(png), None, [], is_complete=False)
-        image = self.image_folder / str(table.listed_files[place])
+        image = file_below(self.image_folder, name)
         rows = rows_of(table, self._class_ids, index)
         listed_size = table.listed_sizes[place]
-        return inspect_annotated(image, png, rows, table.path, listed_size, self.categories)
+        inspection = inspect_annotated(
+            image, png, rows, table.path, listed_size, self.categories, self.apply_exif
+        )
+        return inspection._replace(findings=tuple(self._judged(inspection.findings)))
+
+    @cached_property
+    def _names_outside(self) -> set[str]:
+        table = self.table
+        return {
+            *names_outside(self.root, self.image_folder, table.listed_files.tolist()),
+            *names_outside(self.root, self.panoptic_folder, table.png_files.tolist()),
+        }
+
+    def _judged(self, findings: Iterable[Finding]) -> list[Finding]:
+        """The findings; of images that training leaves out, as warnings."""
+        if not self.skip_invalid:
+            return list(findings)
+        return [
+            finding._replace(
+                is_error=False,
+                text=f"{finding.text.removesuffix('.')} (left out: data.skip_invalid=true).",
+            )
+            if finding.kind in LEFT_OUT and finding.is_error
+            else finding
+            for finding in findings
+        ]
 
     def sample(self, index: int) -> PanopticSample:
         """One image with the segments that are known, see `Inspector.sample`."""
         table, place = self.table, int(self.table.annotated[index])
-        png = self.panoptic_folder / str(table.png_files[index])
+        png = file_below(self.panoptic_folder, str(table.png_files[index]))
         # Of an image that is not listed, the folder, which can not be read.
-        image = self.image_folder / (str(table.listed_files[place]) if place >= 0 else "")
-        return annotated_sample(image, png, rows_of(table, self._class_ids, index), self.categories)
+        name = str(table.listed_files[place]) if place >= 0 else ""
+        rows = rows_of(table, self._class_ids, index)
+        image = file_below(self.image_folder, name)
+        return annotated_sample(image, png, rows, self.categories, self.apply_exif)
 
 
-def compare_pngs(table: PanopticTable, folder: Path) -> Iterator[Finding]:
+def compare_pngs(table: PanopticTable, folder: Path, root: Path) -> Iterator[Finding]:
     """Compares the names of the id PNGs with the JSON file."""
+    outside = names_outside(root, folder, table.png_files.tolist())
+    yield from outside_findings(table, outside, root)
+    inside = [name for name in table.png_files.tolist() if name not in outside]
     cure = f"unpack the panoptic PNGs into {folder}"
-    return compare_names(folder, table.png_files.tolist(), [], cure, table.path)
+    yield from compare_names(folder, inside, [], cure, table.path)
+
+
+def outside_findings(table: PanopticTable, names: list[str], root: Path) -> Iterator[Finding]:
+    """Names of a JSON file that lead out of the data set; the files are not looked at."""
+    for name in names:
+        yield Finding(OUTSIDE, True, name, outside_text(table.path, name, root))
 
 
 def rows_of(table: PanopticTable, class_ids: NDArray[np.int64], position: int) -> SegmentRows:
@@ -162,13 +218,17 @@ def check_table(table: PanopticTable) -> Iterator[Finding]:
     for image_id in _repeated(table.annotated_ids):
         yield Finding(
             "image listed twice",
-            False,
+            True,
             path,
-            f"{path} annotates the image {image_id} more than once; it comes as often in training.",
+            f"{path} annotates the image {image_id} more than once; give each image an id and one "
+            "annotation of its own.",
         )
     for image_id in _repeated(table.listed_ids):
         yield Finding(
-            "image listed twice", False, path, f"{path} lists the image {image_id} more than once."
+            "image listed twice",
+            bool(np.isin(image_id, table.annotated_ids)),
+            path,
+            f"{path} lists two images of the id {image_id}; give each one of its own.",
         )
     is_annotated = np.zeros(len(table.listed_ids) + 1, bool)
     is_annotated[table.annotated] = True  # the last entry takes those that are not listed
@@ -188,6 +248,7 @@ def inspect_annotated(
     table: Path,
     listed_size: NDArray[np.int32],
     categories: Categories,
+    apply_exif: bool = False,
 ) -> ImageInspection:
     """Reads an image and its id PNG, and compares them with the rows of a JSON file.
 
@@ -198,8 +259,9 @@ def inspect_annotated(
         table: the JSON file, for messages.
         listed_size: height and width as the JSON file has them; 0 where it does not say.
         categories: the classes.
+        apply_exif: see `read_rgb`.
     """
-    size, findings = inspect_photograph(image)
+    size, findings = inspect_photograph(image, apply_exif)
     findings += _check_rows(png, rows, table)
     if size is not None and listed_size.all() and size != tuple(listed_size.tolist()):
         findings.append(
@@ -214,7 +276,7 @@ def inspect_annotated(
     if not png.is_file():
         return no_truth(str(image), size, findings, is_complete=False)
     try:
-        ids = read_id_png(png)
+        ids = read_id_png(png, rows.ids)
     except UserError as error:
         findings.append(Finding("corrupt file", True, str(png), str(error)))
         return no_truth(str(image), size, findings, is_complete=False)
@@ -239,17 +301,17 @@ def inspect_annotated(
 
 
 def annotated_sample(
-    image: Path, png: Path, rows: SegmentRows, categories: Categories
+    image: Path, png: Path, rows: SegmentRows, categories: Categories, apply_exif: bool = False
 ) -> PanopticSample:
     """An image with those segments of its PNG that have a row of a known class.
 
     Raises:
         UserError: a file is missing or damaged, or their sizes differ.
     """
-    pixels, ids = read_rgb(image), read_id_png(png)
+    pixels, ids = read_rgb(image, apply_exif), read_id_png(png, rows.ids)
     check_size(png, ids, image.name, pixels.shape[:2])
     segments = known_segments(ids, rows.ids, rows.class_ids, rows.is_crowd, categories)
-    return PanopticSample(pixels, segments, image.stem, str(image))
+    return PanopticSample(pixels, segments, image.stem, str(image), image.name)
 
 
 def _check_rows(png: Path, rows: SegmentRows, table: Path) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from axialseg.datasets.inspection.inspector import (
     no_truth,
 )
 from axialseg.datasets.sample import PanopticSample
+from axialseg.formats.whole_file import file_below
 from axialseg.panoptic.categories import Categories
 
 
@@ -28,6 +29,7 @@ class ImagesInspector:
         folder: Path,
         names: Sequence[str] | NDArray[Any],
         listed_in: Path,
+        apply_exif: bool = False,
     ) -> None:
         """Keeps the names.
 
@@ -36,11 +38,13 @@ class ImagesInspector:
             folder: of the images.
             names: below the folder.
             listed_in: the file that has the names, or the folder itself.
+            apply_exif: see `read_rgb`.
         """
         self.categories = categories
         self.folder = folder
         self.names: NDArray[np.str_] = np.array(names, np.str_)
         self.listed_in = listed_in
+        self.apply_exif = apply_exif
 
     def __len__(self) -> int:
         """Number of images."""
@@ -58,11 +62,13 @@ class ImagesInspector:
 
     def inspect(self, index: int) -> ImageInspection:
         """Reads one image."""
-        path = self.folder / str(self.names[index])
-        size, findings = inspect_photograph(path)
+        path = file_below(self.folder, str(self.names[index]))
+        size, findings = inspect_photograph(path, self.apply_exif)
         return no_truth(str(path), size, findings, is_complete=size is not None)
 
     def sample(self, index: int) -> PanopticSample:
         """One image, see `Inspector.sample`."""
-        path = self.folder / str(self.names[index])
-        return PanopticSample(read_rgb(path), None, path.stem, str(path))
+        name = str(self.names[index])
+        path = file_below(self.folder, name)
+        image = read_rgb(path, self.apply_exif)
+        return PanopticSample(image, None, path.stem, str(path), name)

@@ -5,7 +5,7 @@ compared at the start of a training too; there the first error is raised, in the
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from axialseg.datasets.decoder_messages import decoder_messages
-from axialseg.datasets.image_file import read_rgb
+from axialseg.datasets.image_file import UPRIGHT, exif_orientation, read_rgb
 from axialseg.datasets.sample import PanopticSample
 from axialseg.errors import UserError
+from axialseg.formats.whole_file import file_below
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.panoptic_map import PanopticSegments, row_runs, runs
 
@@ -137,13 +138,21 @@ def measure(id_map: NDArray[np.integer]) -> Pixels:
     return Pixels(values, areas, np.stack([x, y, right - x, bottom - y], 1))
 
 
-def inspect_photograph(path: Path) -> tuple[tuple[int, int] | None, list[Finding]]:
-    """Height and width of an image that can be read, else what is wrong with it."""
+def inspect_photograph(
+    path: Path, apply_exif: bool = False
+) -> tuple[tuple[int, int] | None, list[Finding]]:
+    """Height and width of an image that can be read, and what is wrong with it.
+
+    Args:
+        path: of the image.
+        apply_exif: see `read_rgb`.
+    """
     if not path.is_file():
         return None, []
     try:
         with decoder_messages() as messages:
-            height, width = read_rgb(path).shape[:2]
+            height, width = read_rgb(path, apply_exif).shape[:2]
+            orientation = UPRIGHT if apply_exif else exif_orientation(path)
     except UserError as error:
         return None, [Finding("corrupt file", True, str(path), str(error))]
     damage = [
@@ -156,6 +165,17 @@ def inspect_photograph(path: Path) -> tuple[tuple[int, int] | None, list[Finding
         )
         for message in messages[:1]
     ]
+    if orientation != UPRIGHT:
+        damage.append(
+            Finding(
+                "turned by Exif",
+                False,
+                str(path),
+                f"{path} is stored turned or mirrored (Exif orientation {orientation}), and "
+                "training takes the pixels as stored; if its annotation was drawn on the upright "
+                "picture, set data.apply_exif=true.",
+            )
+        )
     return (height, width), damage
 
 
@@ -198,23 +218,47 @@ def compare_names(
     """
     present = set(list_files(folder, IMAGE_SUFFIXES))
     expected = dict.fromkeys(expected)
-    for name in expected:
+    for name in missing_names(folder, expected, present):
+        path = str(folder / name)
+        yield Finding("missing file", True, path, f"{path} {_absence(folder / name)}; {cure}.")
+    used = expected.keys() | set(known)
+    used |= {name.replace("\\", "/") for name in used if "\\" in name}
+    for name in sorted(present - used):
+        # A name on disk need not be a text.
+        path = str(folder / name).encode(errors="backslashreplace").decode()
+        yield Finding("extra file", False, path, f"{path} is not in {listed_in} and is not used.")
+
+
+def missing_names(
+    folder: Path, names: Iterable[str], present: Set[str] | None = None
+) -> Iterator[str]:
+    """The names below a folder that are no file.
+
+    Args:
+        folder: is searched with all folders in it.
+        names: of files.
+        present: what is known to be there; None lists the folder.
+    """
+    if present is None:
+        present = set(list_files(folder, IMAGE_SUFFIXES))
+    for name in names:
         # What is named with another suffix, or through a link to a folder, is looked for itself.
-        if name not in present and not (folder / name).is_file():
-            yield Finding(
-                "missing file", True, str(folder / name), f"{folder / name} does not exist; {cure}."
-            )
-    for name in sorted(present - expected.keys() - set(known)):
-        yield Finding(
-            "extra file",
-            False,
-            str(folder / name),
-            f"{folder / name} is not in {listed_in} and is not used.",
-        )
+        if name not in present and not file_below(folder, name).is_file():
+            yield name
+
+
+def _absence(path: Path) -> str:
+    """How a file is not there."""
+    if path.is_symlink() and not path.exists():
+        return "is a link to nothing"
+    return "is not a file" if path.exists() else "does not exist"
 
 
 def list_files(folder: Path, suffixes: Sequence[str]) -> Iterator[str]:
-    """Names below a folder, with ``/`` between folders, of files with one of the suffixes."""
+    """Names below a folder, with ``/`` between folders, of files with one of the suffixes.
+
+    A link to nothing, a folder or a named pipe of such a name is none.
+    """
     endings = tuple(suffix.lower() for suffix in suffixes)
     pending = [""]
     while pending:
@@ -226,7 +270,7 @@ def list_files(folder: Path, suffixes: Sequence[str]) -> Iterator[str]:
         with entries:
             for entry in entries:
                 name = f"{place}{entry.name}"
-                if name.lower().endswith(endings):
+                if name.lower().endswith(endings) and entry.is_file():
                     yield name
                 elif entry.is_dir(follow_symlinks=False):
                     pending.append(f"{name}/")
