@@ -16,6 +16,7 @@ from torch import nn
 
 from axialseg.datasets.image_classes import ImageClasses, numbered_classes
 from axialseg.datasets.imagenet import ImageNet
+from axialseg.datasets.open_dataset import open_dataset
 from axialseg.errors import UserError
 from axialseg.machine.hardware import Hardware, batch_size_per_rank
 from axialseg.panoptic.categories import Categories
@@ -73,6 +74,13 @@ def build_classes(data: DictConfig) -> Classes:
     Raises:
         UserError: the data set cannot be opened.
     """
+    classes = _listed_classes(data)
+    changes = _class_changes(data)
+    return changes.of(classes).categories if changes else classes
+
+
+def _listed_classes(data: DictConfig) -> Any:
+    """The classes as the data set has them."""
     dataset = data.val_dataset
     if dataset.get("categories") is not None:
         return build(dataset.categories)
@@ -83,6 +91,23 @@ def build_classes(data: DictConfig) -> Classes:
     if reader is ImageNet and not Path(data.root).is_dir():
         return numbered_classes(1000)
     return build(dataset, root=data.root).categories
+
+
+def build_panoptic_dataset(data: DictConfig, split: str) -> Any:
+    """The reader of one split, with the options of `data` that `PanopticDataModule` has.
+
+    Args:
+        data: config of the data.
+        split: train or val.
+    """
+    options = {name: bool(data.get(name)) for name in ("apply_exif", "skip_invalid")}
+    factory = instantiate(data[f"{split}_dataset"], _partial_=True, _convert_="all")
+    return open_dataset(factory, data.root, _class_changes(data), **options)
+
+
+def _class_changes(data: DictConfig) -> Any:
+    """What the user wants of the classes; None if nothing."""
+    return build(data.classes) if data.get("classes") else None
 
 
 def class_facts(categories: Classes) -> dict[str, Any]:

@@ -85,13 +85,13 @@ def _check(cfg: DictConfig, title: str, folder: Path) -> int:
 
 def _open(cfg: DictConfig) -> dict[str, Any]:
     """Split -> its reader."""
-    from axialseg.build import build
+    from axialseg.build import build_panoptic_dataset
     from axialseg.datasets.inspection.inspector import Inspectable
 
     wanted = ("train", "val") if cfg.split == "all" else (cfg.split,)
     datasets = {}
     for name in wanted:
-        dataset = build(cfg.data[f"{name}_dataset"], root=cfg.data.root)
+        dataset = build_panoptic_dataset(cfg.data, name)
         if not isinstance(dataset, Inspectable):
             raise UserError(
                 f"{type(dataset).__name__} has no panoptic ground truth; check-data knows the data "
@@ -104,8 +104,14 @@ def _open(cfg: DictConfig) -> dict[str, Any]:
 def _compare_classes(reports: list["SplitReport"]) -> None:
     """Adds the error that the splits have other classes, which training refuses."""
     from axialseg.datasets.inspection.inspector import Finding
+    from axialseg.panoptic.categories import difference
 
-    known = [report for report in reports if report.categories is not None]
-    if len(known) == 2 and known[0].categories != known[1].categories:
-        text = "the training and validation files list different categories; use the same in both."
-        known[1].findings.insert(0, Finding("different categories", True, "", text))
+    known = [report.categories for report in reports if report.categories is not None]
+    if len(known) == 2:
+        differing = difference(*known)
+        if differing:
+            text = (
+                f"the training and validation files list different categories: {differing}; use "
+                "the same list in both."
+            )
+            reports[1].findings.insert(0, Finding("different categories", True, "", text))

@@ -10,7 +10,12 @@ from typing import NamedTuple
 import cv2
 
 from axialseg.data_check.statistics import SplitStatistics
-from axialseg.datasets.inspection.inspector import Finding, Inspectable, Inspector
+from axialseg.datasets.inspection.inspector import (
+    Finding,
+    Inspectable,
+    Inspector,
+    class_findings,
+)
 from axialseg.errors import UserError
 from axialseg.panoptic.categories import Categories
 
@@ -93,6 +98,7 @@ def check_split(name: str, dataset: Inspectable, workers: int, say: Say) -> Spli
         if index in shown:
             for finding in found[index]:
                 examples.setdefault(finding.kind, index)
+    findings += _split_findings(name, dataset, inspector, statistics)
     findings.sort(key=lambda finding: not finding.is_error)
     return SplitReport(
         name,
@@ -104,6 +110,27 @@ def check_split(name: str, dataset: Inspectable, workers: int, say: Say) -> Spli
         sorted(healthy),
         time.monotonic() - start,
     )
+
+
+def _split_findings(
+    name: str, dataset: Inspectable, inspector: Inspector, statistics: SplitStatistics
+) -> Iterator[Finding]:
+    """What is strange about the classes of a whole split."""
+    if not statistics.labelled:
+        return
+    labelled = int(statistics.pixels.sum() - statistics.crowd_pixels.sum())
+    if name == "train" and not labelled:
+        yield Finding(
+            "nothing to learn",
+            True,
+            "",
+            "no training image has a pixel to learn from: all are void or crowds; give other "
+            "annotations.",
+        )
+    changes = getattr(dataset, "changes", None)
+    is_asked_for = changes is not None and changes.things is not None
+    seen = statistics.images_with > 0
+    yield from class_findings(inspector.categories, seen, "", is_asked_for)
 
 
 class _Result(NamedTuple):

@@ -1,5 +1,6 @@
 """Panoptic training and validation data: samples -> transforms -> targets -> batches."""
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import islice
@@ -13,16 +14,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from axialseg.datasets.inspection.inspector import Inspectable, refuse_first_error
+from axialseg.datasets.changed_classes import ChangedDataset
+from axialseg.datasets.coco import CocoPanoptic
+from axialseg.datasets.inspection.inspector import (
+    Inspectable,
+    class_findings,
+    refuse_first_error,
+)
 from axialseg.datasets.loaders import Batch, ImageDataModule
+from axialseg.datasets.open_dataset import open_dataset
 from axialseg.datasets.sample import LabelledDataset, PanopticDataset, PanopticSample
 from axialseg.datasets.sampler import CounterSampler, SampleKey, repeat_factors
 from axialseg.datasets.transforms import PAD_VALUE, EvalTransform, TrainTransform
 from axialseg.errors import UserError
-from axialseg.panoptic.categories import Categories
+from axialseg.panoptic.categories import Categories, difference
+from axialseg.panoptic.class_changes import ClassChanges
 from axialseg.panoptic.panoptic_map import PanopticSegments
 
 FIRST_IMAGES = 16  # of the first batch, that are read before all else
+
+log = logging.getLogger(__name__)
 
 Targets = Callable[[PanopticSegments, Categories], dict[str, NDArray[Any]]]
 
@@ -55,6 +66,9 @@ class PanopticDataModule(ImageDataModule):
         cache: bool,
         seed: int,
         repeat_threshold: float | None = None,
+        classes: ClassChanges | None = None,
+        apply_exif: bool = False,
+        skip_invalid: bool = False,
     ) -> None:
         """Opens the validation data (no image is read yet).
 
@@ -75,18 +89,25 @@ class PanopticDataModule(ImageDataModule):
             seed: order and augmentation follow from it.
             repeat_threshold: share of the training images below which a class is rare, so that
                 its images come more often, see `sampler.repeat_factors`; None: all alike.
+            classes: other classes than the files list; None takes theirs.
+            apply_exif: turns photographs as their Exif data say; else pixels are as stored.
+            skip_invalid: leaves out images that the annotation file is wrong about, and counts
+                them; else such a data set is refused.
 
         Raises:
             UserError: a folder or file of the validation data is missing.
         """
         super().__init__(batch_size, val_batch_size, num_workers, val_num_workers, seed)
         self.root = root
+        self.classes = classes
+        options = {"apply_exif": apply_exif, "skip_invalid": skip_invalid}
+        self._options: dict[str, Any] = {"classes": classes, **options}
         self.open_train_dataset = train_dataset
         self.train_transform = train_transform(crop_size=crop_size)
         self.eval_transform = eval_transform(crop_size=eval_size)
         self.targets = targets
         self.cache = cache
-        self.val_dataset = val_dataset(root=root)
+        self.val_dataset: PanopticDataset = open_dataset(val_dataset, root, **self._options)
         self.train_dataset: PanopticDataset | None = None
         self.repeat_threshold = repeat_threshold
         self.repeat_factors: Tensor | None = None
@@ -110,12 +131,17 @@ class PanopticDataModule(ImageDataModule):
         for dataset in datasets:
             if self.train_transform.augmentation is not None:
                 self.train_transform.augmentation.check(dataset.read(0).image)
+            self._tell_about_classes(dataset)
             items = self._training_items(dataset)
             keys = CounterSampler(len(dataset), self.seed)
+            has_truth = False
             for key in islice(keys, min(self.batch_size, FIRST_IMAGES)):
                 item = items[key]
                 if isinstance(item, UserError):
                     raise item
+                has_truth |= self._has_truth(item)
+            if not has_truth:
+                self._refuse_without_truth(dataset)
 
     def setup(self, stage: str) -> None:
         """Opens the training data for `fit` and fills the cache.
@@ -127,10 +153,11 @@ class PanopticDataModule(ImageDataModule):
             self.val_dataset = InMemoryDataset(self.val_dataset)
         if stage == "fit" and self.train_dataset is None:
             train_dataset = self._opened_train_dataset
-            if train_dataset.categories != self.categories:
+            differing = difference(train_dataset.categories, self.categories)
+            if differing:
                 raise UserError(
-                    f"the training and validation files in {self.root} list different categories; "
-                    "use the same list in both."
+                    f"the training and validation files in {self.root} list different categories: "
+                    f"{differing}; use the same list in both."
                 )
             if self.repeat_threshold is not None:
                 if not isinstance(train_dataset, LabelledDataset):
@@ -142,9 +169,41 @@ class PanopticDataModule(ImageDataModule):
                 self.repeat_factors = repeat_factors(presence, self.repeat_threshold)
             self.train_dataset = InMemoryDataset(train_dataset) if self.cache else train_dataset
 
+    def _tell_about_classes(self, dataset: PanopticDataset) -> None:
+        """Says what is strange about the classes of the training data."""
+        original = dataset.original if isinstance(dataset, ChangedDataset) else dataset
+        # Others have classes of their own, and would read all annotations for it.
+        if isinstance(original, CocoPanoptic) and isinstance(dataset, LabelledDataset):
+            is_asked_for = self.classes is not None and self.classes.things is not None
+            seen = np.asarray(dataset.class_presence().any(0))
+            file = str(original.annotation_file)
+            for finding in class_findings(self.categories, seen, file, is_asked_for):
+                log.warning("%s: %s", file, finding.text)
+
+    def _has_truth(self, targets: dict[str, Any]) -> bool:
+        """Whether a map of targets has a pixel to learn from."""
+        return bool((targets["semantic"] != self.categories.ignore_class).any())
+
+    def _refuse_without_truth(self, dataset: PanopticDataset) -> None:
+        """Raises a UserError unless some image has a pixel that is neither void nor a crowd.
+
+        Asked where the first crops have none: all images are read until one has.
+        """
+        assert self.targets is not None
+        for index in range(len(dataset)):
+            segments = dataset.read(index).segments
+            if segments is not None and self._has_truth(self.targets(segments, self.categories)):
+                return
+        raise UserError(
+            f"no training image in {self.root} has a pixel to learn from: all are void or crowds; "
+            "give other annotations, or see what they hold with python -m axialseg check-data."
+        )
+
     @cached_property
     def _opened_train_dataset(self) -> PanopticDataset:
-        return self.open_train_dataset(root=self.root)
+        factory = self.open_train_dataset
+        dataset: PanopticDataset = open_dataset(factory, self.root, **self._options)
+        return dataset
 
     def _training_items(self, dataset: PanopticDataset) -> "TrainingItems":
         assert self.targets is not None

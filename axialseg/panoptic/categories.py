@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+NAMED = 5  # classes that a message names
+
 
 @dataclass(frozen=True)
 class Category:
@@ -114,3 +116,24 @@ def read_class_table(path: Path) -> Iterator[tuple[int, str, bool, tuple[int, in
         for row in csv.DictReader(file):
             color = int(row["red"]), int(row["green"]), int(row["blue"])
             yield int(row["official_id"]), row["name"], row["kind"] == "thing", color
+
+
+def difference(training: Categories, validation: Categories) -> str | None:
+    """What two lists of classes differ in: ids, names, things; None if in nothing of that.
+
+    Order and colours may differ.
+    """
+    lists = [
+        {(c.official_id, c.name, c.is_thing) for c in categories.classes}
+        for categories in (training, validation)
+    ]
+    if lists[0] == lists[1]:
+        return None
+    names = ("training", "validation")
+    parts = []
+    for name, own, other in zip(names, lists, reversed(lists), strict=True):
+        rows = [f"{n} {text} ({'thing' if thing else 'stuff'})" for n, text, thing in own - other]
+        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+        if rows:
+            parts.append(f"only the {name} file has {', '.join(sorted(rows)[:NAMED])}{more}")
+    return "; ".join(parts)

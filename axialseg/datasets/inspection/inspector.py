@@ -21,6 +21,9 @@ from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.panoptic_map import PanopticSegments, row_runs, runs
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+# Findings of `content_findings`.
+EMPTY, INSTANCES = CONTENT_KINDS = ("empty image", "stuff with instances")
+UNSEEN_NAMED = 8
 CHECK_COMMAND = "python -m axialseg check-data"
 
 
@@ -318,7 +321,7 @@ def content_findings(
     """
     if not areas.sum():
         yield Finding(
-            "empty image", False, file_name, f"{file_name} shows nothing: all its pixels are void."
+            EMPTY, False, file_name, f"{file_name} shows nothing: all its pixels are void."
         )
     is_stuff = ~categories.is_thing_table[class_ids]
     seen, counts = np.unique(class_ids[is_stuff & (areas > 0)], return_counts=True)
@@ -329,7 +332,7 @@ def content_findings(
     ]
     if repeated:
         yield Finding(
-            "stuff with instances",
+            INSTANCES,
             False,
             file_name,
             f"{file_name} has several segments of one stuff class ({', '.join(repeated)}); they "
@@ -338,8 +341,41 @@ def content_findings(
     crowds = sorted({categories.by_class_id[c].name for c in class_ids[is_stuff & is_crowd]})
     if crowds:
         yield Finding(
-            "stuff with instances",
+            INSTANCES,
             False,
             file_name,
             f"{file_name} has crowds of stuff ({', '.join(crowds)}), which training leaves out.",
+        )
+
+
+def class_findings(
+    categories: Categories, seen: NDArray[np.bool_], file: str, is_asked_for: bool
+) -> Iterator[Finding]:
+    """Warnings about the classes of a whole split.
+
+    Args:
+        categories: the classes.
+        seen: bool ``[C]``, class ids that some image shows.
+        file: where the classes come from, for messages.
+        is_asked_for: the user has said which classes are things.
+    """
+    if not categories.thing_ids and not is_asked_for:
+        count = len(categories)
+        yield Finding(
+            "no things",
+            False,
+            file,
+            f"none of the {count} classes is a thing (some tools write isthing: 0 for all), so no "
+            "instances are told apart; name the things as data.classes.things=[...].",
+        )
+    unseen = [c.name for c in categories.classes if not seen[c.class_id]]
+    if unseen:
+        shown = ", ".join(unseen[:UNSEEN_NAMED])
+        more = f" and {len(unseen) - UNSEEN_NAMED} more" if len(unseen) > UNSEEN_NAMED else ""
+        yield Finding(
+            "class without images",
+            False,
+            file,
+            f"{len(unseen)} of {len(categories)} classes are in no image: {shown}{more}; drop them "
+            "with data.classes.drop=[...], or leave them as they are.",
         )
