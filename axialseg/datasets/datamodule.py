@@ -45,8 +45,9 @@ class PanopticDataModule(ImageDataModule):
     `position` and `index` int64 ``[B]``, and every array of `targets` with a batch axis in front.
 
     Validation batch: `image` and `valid` alike, the image at the top left, and lists of length B:
-    `segments` (ground truth at the original size, or None), `image_id`, `file_name`,
-    `original_size` and `resized_size` ((height, width), the latter without padding).
+    `segments` (ground truth at the original size, or None), `image_id`, `file_name` (below the
+    folder of the images), `original_size`, `resized_size` and `padded_size` ((height, width): as in
+    the file; without padding; with the padding that the image has alone, whatever its batch).
     """
 
     def __init__(
@@ -303,6 +304,7 @@ class EvaluationItems(Dataset):
             "file_name": sample.name,
             "original_size": sample.image.shape[:2],
             "resized_size": resized_size,
+            "padded_size": prepared.valid.shape,
         }
 
 
@@ -321,5 +323,5 @@ def collate_evaluation(items: list[Batch | UserError]) -> Batch | UserError:
         h, w = item["valid"].shape
         target[:, :h, :w] = torch.from_numpy(item["image"]).permute(2, 0, 1)
         mask[:h, :w] = torch.from_numpy(item["valid"])
-    listed = ("segments", "image_id", "file_name", "original_size", "resized_size")
+    listed = ("segments", "image_id", "file_name", "original_size", "resized_size", "padded_size")
     return {"image": image, "valid": valid} | {k: [item[k] for item in samples] for k in listed}

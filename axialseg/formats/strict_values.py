@@ -14,7 +14,7 @@ from typing import Any
 from axialseg.errors import UserError
 
 INT64 = 2**63
-LONGEST_NAME, LONGEST_PATH = 255, 4000  # bytes that file systems take
+LONGEST_NAME, LONGEST_PATH = 255, 1000  # bytes that file systems take
 WHOLE_NUMBER = re.compile(r"\s*[+-]?\d{1,19}\s*")
 
 log = logging.getLogger(__name__)

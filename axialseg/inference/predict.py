@@ -59,15 +59,25 @@ def predict(
         net: in evaluation mode; maps (image, valid) to raw heads.
         postprocess: of the same family as the net.
         batch: ``image`` uint8 ``[B, 3, H, W]``, ``valid`` bool ``[B, H, W]``, and the lists
-            ``image_id``, ``file_name``, ``original_size``, ``resized_size`` of length B.
+            ``image_id``, ``file_name``, ``original_size``, ``resized_size`` of length B; where
+            images were padded further to be stacked, also ``padded_size``, the (height, width)
+            that each has alone. Images of one padded size go through the net together, so that a
+            prediction does not depend on the others of its batch.
 
     Returns:
         One prediction per image, in order.
     """
     image = batch["image"]
-    results = postprocess(net(image, batch["valid"]), (image.shape[-2], image.shape[-1]))
+    full = (image.shape[-2], image.shape[-1])
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, size in enumerate(batch.get("padded_size", [full] * len(image))):
+        groups.setdefault(tuple(size), []).append(index)
+    results: dict[int, LabelMaps] = {}
+    for size, members in groups.items():
+        results |= zip(members, _label_maps(net, postprocess, batch, size, members), strict=True)
     predictions = []
-    for index, result in enumerate(results):
+    for index in range(len(image)):
+        result = results[index]
         resized, original = batch["resized_size"][index], batch["original_size"][index]
         panoptic, semantic = (
             restore_labels(labels, resized, original).cpu().numpy()
@@ -79,3 +89,20 @@ def predict(
             )
         )
     return predictions
+
+
+def _label_maps(
+    net: nn.Module,
+    postprocess: PostProcess,
+    batch: Mapping[str, Any],
+    size: tuple[int, int],
+    members: list[int],
+) -> list[LabelMaps]:
+    """The label maps of the images `members` of a batch, each cut to `size`."""
+    image, valid = batch["image"], batch["valid"]
+    if len(members) < len(image) or size != tuple(image.shape[-2:]):
+        is_last = image.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if is_last else torch.contiguous_format
+        image = image[members, :, : size[0], : size[1]].contiguous(memory_format=layout)
+        valid = valid[members, : size[0], : size[1]].contiguous()
+    return postprocess(net(image, valid), size)

@@ -273,10 +273,17 @@ def list_files(folder: Path, suffixes: Sequence[str]) -> Iterator[str]:
         with entries:
             for entry in entries:
                 name = f"{place}{entry.name}"
-                if name.lower().endswith(endings) and entry.is_file():
+                if name.lower().endswith(endings) and _is_file(entry):
                     yield name
                 elif entry.is_dir(follow_symlinks=False):
                     pending.append(f"{name}/")
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False
 
 
 def refuse_first_error(findings: Sequence[Finding]) -> None:
