@@ -151,6 +151,7 @@ class MaxDeepLabLoss(nn.Module):
         positive = torch.zeros(batch, count * channels, device=slots.device)
         positive.scatter_add_(1, target, rows.valid.to(positive.dtype))
         positive = positive.unflatten(1, (count, channels))
+        # With one class twice it counts as unmatched there, and so does its whole cross-entropy.
         has_mask = positive.amax(-1) == 1.0
         matched, index = slots >= 0, slots.clamp(min=0)
         fit = torch.zeros(batch, count, device=slots.device)
@@ -158,12 +159,11 @@ class MaxDeepLabLoss(nn.Module):
         fit.scatter_reduce_(1, index, dice, "amax")
         weight = torch.where(has_mask, fit, similarity.void_share.detach())
         log_sum = class_logits.logsumexp(-1)
-        classes = positive.sum(-1)
+        positive[..., -1] += ~has_mask  # no object
         # TensorFlow's gradient takes several classes for one; the value counts each of them.
-        several = ((classes - 1).clamp(min=0) * log_sum).detach()
-        with_mask = classes.clamp(max=1) * log_sum + several - (positive * class_logits).sum(-1)
-        without_mask = ~has_mask * (log_sum - class_logits[..., -1])
-        loss = self.matched_share * with_mask + (1.0 - self.matched_share) * without_mask
+        several = ((positive.sum(-1) - 1) * log_sum).detach()
+        share = torch.where(has_mask, self.matched_share, 1.0 - self.matched_share)
+        loss = share * (log_sum + several - (positive * class_logits).sum(-1))
         return average_top_k(weight.clamp(min=_SMALLEST_WEIGHT) * loss, 1.0)
 
     def _discrimination(self, embedding: Tensor, rows: MaskRows) -> Tensor:

@@ -180,3 +180,57 @@ def test_an_image_without_things() -> None:
     total.sum().backward()
     assert all(head.grad is not None and head.grad.isfinite().all() for head in heads)
     assert not heads.pixel_embedding.grad.any()
+
+
+def test_a_slot_with_one_class_twice_is_unmatched() -> None:
+    """By hand: ten masks, six slots; the slot of the left-over masks gets one class twice.
+
+    The authors call it unmatched, for its largest class count is not 1, and give its whole
+    cross-entropy, "no object" included, the unmatched share and the void share as weight.
+    """
+    classes = [1, 3, 0, 2, 4, 1, 5, 6, 7, 8]
+    slots = [-1, 1, -1, 0, -1, -1, 2, 3, 4, 5]  # the fourth mask has slot 0
+    rng = np.random.default_rng(19)
+    mask_logits = rng.normal(size=(6, 12 * 8)).astype(np.float32)
+    class_logits = rng.normal(size=(6, 11)).astype(np.float32)
+    thing = np.repeat(np.arange(12) - 1, 8)  # 8 pixels each; the first 8 and the last 8 are void
+    thing[thing > 9] = -1
+    targets = {
+        "semantic": torch.tensor(np.where(thing >= 0, np.array(classes)[thing] + 1, 0)),
+        "semantic_weight": torch.ones(12 * 8),
+        "thing_id_mask": torch.tensor(thing),
+    }
+    targets = {name: value.view(1, 12, 8) for name, value in targets.items()}
+    targets["thing_id_class"] = torch.tensor([classes]) + 1
+    heads = MaxDeepLabOutput(
+        mask_logits=torch.tensor(mask_logits).view(1, 6, 12, 8),
+        class_logits=torch.tensor(class_logits[None]).requires_grad_(),
+        pixel_embedding=torch.randn(1, 4, 12, 8),
+        semantic=torch.randn(1, 11, 12, 8),
+    )
+    loss = MaxDeepLabLoss(0, thing_ids=range(1, 10), stuff_ids=[10])
+    term = loss(heads, targets, torch.tensor([slots]))["pq_class"]
+    term.sum().backward()
+
+    probability = np.exp(mask_logits) / np.exp(mask_logits).sum(0)
+    void = thing < 0
+    expected, gradient = 0.0, np.zeros((6, 11))
+    for slot in range(6):
+        labels = np.zeros(11)
+        for class_index, place in zip(classes, slots, strict=True):
+            labels[class_index] += max(place, 0) == slot
+        if slot == 0:
+            assert labels.tolist() == [1, 2, 1, 0, 1, 0, 0, 0, 0, 0, 0]
+            labels[10] = 1  # no object
+            share, weight = 0.25, probability[0, void].sum() / (probability[0].sum() + 1e-5)
+        else:
+            own = thing == slots.index(slot)
+            area = (own.sum() + probability[slot, ~void].sum()) / 2 + 1e-5
+            share, weight = 0.75, probability[slot, own].sum() / area
+        log_sum = np.log(np.exp(class_logits[slot]).sum())
+        factor = 3.0 * share * weight / 6
+        expected += factor * (labels.sum() * log_sum - labels @ class_logits[slot])
+        # TensorFlow's gradient of a cross-entropy takes several classes for one.
+        gradient[slot] = factor * (np.exp(class_logits[slot] - log_sum) - labels)
+    assert float(term.detach()) == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_allclose(heads.class_logits.grad[0].numpy(), gradient, atol=1e-6)
