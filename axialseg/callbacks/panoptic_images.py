@@ -14,12 +14,14 @@ from axialseg.formats.coco_panoptic import below
 from axialseg.inference.predict import PanopticPrediction
 from axialseg.loggers.wandb import find_wandb_logger
 from axialseg.panoptic.categories import Categories
-from axialseg.panoptic.panoptic_map import PanopticSegments, segments_from_panoptic_map
+from axialseg.panoptic.panoptic_map import segments_from_panoptic_map
 from axialseg.visualization.panoptic import comparison
 
 
 class PanopticImages(pl.Callback):
     """Draws image | ground truth | prediction of the first images of each validation.
+
+    Of an image without ground truth, image | prediction.
 
     Written to `images/<name of the image>.png` in the folder of the run, in folders as the images,
     over those of the validation before, and to W&B if that logs. Under several ranks these are the
@@ -59,7 +61,7 @@ class PanopticImages(pl.Callback):
             truth = batch["segments"][position]
             predicted = segments_from_panoptic_map(prediction.panoptic, categories.ignore_class)
             self._pictures[self._free_name(prediction.file_name)] = comparison(
-                image, _void(shape) if truth is None else truth, predicted, categories
+                image, truth, predicted, categories
             )
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -91,8 +93,3 @@ def _at_size(image: Tensor, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     if pixels.shape[:2] != shape:
         pixels = np.asarray(cv2.resize(pixels, shape[::-1]), np.uint8)
     return pixels
-
-
-def _void(shape: tuple[int, ...]) -> PanopticSegments:
-    """Stands for a ground truth that is not published."""
-    return PanopticSegments(np.zeros(shape, np.int32), np.zeros(0, np.int64), np.zeros(0, bool))

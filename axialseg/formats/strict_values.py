@@ -15,6 +15,7 @@ from axialseg.errors import UserError
 
 INT64 = 2**63
 LONGEST_NAME, LONGEST_PATH = 255, 1000  # bytes that file systems take
+LONGEST_TEXT = 200
 WHOLE_NUMBER = re.compile(r"\s*[+-]?\d{1,19}\s*")
 
 log = logging.getLogger(__name__)
@@ -77,8 +78,8 @@ class StrictValues:
         Raises:
             UserError: it is something else.
         """
-        if not isinstance(value, str) or not value.strip():
-            raise self.refusal(value, field, place, "a name")
+        if not isinstance(value, str) or not value.strip() or len(value) > LONGEST_TEXT:
+            raise self.refusal(value, field, place, f"a name of 1 to {LONGEST_TEXT} characters")
         if not is_writable(value):
             raise self.refusal(value, field, place, "a name of real characters")
         return value

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from axialseg.visualization.panoptic import INK, PAPER, text_font
+from axialseg.visualization.fonts import text_font
+from axialseg.visualization.panoptic import INK, PAPER
 
 SIDE = 200  # longer side of an image on the sheet, in pixels
 COLUMNS = 4
@@ -67,7 +68,9 @@ def _draw(sheet: Image.Image, guess: GuessedImage, left: int, top: int) -> None:
     texts = (guess.true_name, INK), (f"{guess.guess_name} {guess.probability:.0%}", color)
     for line, (text, ink) in enumerate(texts):
         shown = _shortened(text, SIDE + 2 * FRAME)
-        draw.text((left, below + line * 1.3 * TEXT), shown, ink, text_font(TEXT), anchor="lm")
+        draw.text(
+            (left, below + line * 1.3 * TEXT), shown, ink, text_font(TEXT, shown), anchor="lm"
+        )
 
 
 def _shortened(text: str, width: int) -> str:

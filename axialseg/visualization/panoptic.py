@@ -4,18 +4,17 @@ All images are RGB uint8 ``[H, W, 3]``. Small images are enlarged so that class 
 """
 
 import colorsys
-from functools import cache
 from typing import NamedTuple
 
 import cv2
-import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.panoptic_map import PanopticSegments
+from axialseg.visualization.fonts import legible, text_font
 
 Picture = NDArray[np.uint8]
 
@@ -67,7 +66,7 @@ def panoptic_overlay(image: Picture, segments: PanopticSegments, categories: Cat
 
 def comparison(
     image: Picture,
-    ground_truth: PanopticSegments,
+    ground_truth: PanopticSegments | None,
     prediction: PanopticSegments,
     categories: Categories,
 ) -> Picture:
@@ -75,30 +74,28 @@ def comparison(
 
     Args:
         image: uint8 ``[H, W, 3]``.
-        ground_truth: of the same size.
+        ground_truth: of the same size; None has no panel.
         prediction: of the same size.
         categories: names and colours.
     """
-    image, truth_map, predicted_map = _shrink(image, ground_truth.id_map, prediction.id_map)
-    panels = [
-        _enlarge(image, truth_map)[0],
-        panoptic_overlay(image, ground_truth._replace(id_map=truth_map), categories),
-        panoptic_overlay(image, prediction._replace(id_map=predicted_map), categories),
-    ]
-    height, width = panels[0].shape[:2]
-    size = _font_size(panels[0].shape) + 2
+    drawn = {"Ground truth": ground_truth, "Prediction": prediction}
+    shown = {name: segments for name, segments in drawn.items() if segments is not None}
+    image, id_maps = _shrink(image, [segments.id_map for segments in shown.values()])
+    panels = {"Image": _enlarge(image, id_maps[0])[0]}
+    for (name, segments), id_map in zip(shown.items(), id_maps, strict=True):
+        panels[name] = panoptic_overlay(image, segments._replace(id_map=id_map), categories)
+    height, width = panels["Image"].shape[:2]
+    size = _font_size((height, width)) + 2
     gap = size
-    total_width = 3 * width + 4 * gap
-    entries = _legend([ground_truth, prediction], categories)
+    total_width = len(panels) * (width + gap) + gap
+    entries = _legend(list(shown.values()), categories)
     rows = _wrap(entries, total_width - 2 * gap, size)
     legend_top = 3 * gap + height + gap
     total_height = legend_top + round(len(rows) * 1.7 * size) + gap // 2
 
     sheet = Image.new("RGB", (total_width, total_height), PAPER)
     draw = ImageDraw.Draw(sheet)
-    for number, (name, panel) in enumerate(
-        zip(("Image", "Ground truth", "Prediction"), panels, strict=True)
-    ):
+    for number, (name, panel) in enumerate(panels.items()):
         left = gap + number * (width + gap)
         draw.text(
             (left + width // 2, 3 * gap // 2), name, INK, text_font(round(1.15 * size)), anchor="mm"
@@ -112,7 +109,7 @@ def comparison(
                 (gap + left + round(1.5 * size), top + size // 2),
                 entry.name,
                 INK,
-                text_font(size),
+                text_font(size, entry.name),
                 anchor="lm",
             )
     return np.asarray(sheet)
@@ -145,16 +142,16 @@ def _enlarge(image: Picture, id_map: NDArray[np.int32]) -> tuple[Picture, NDArra
 
 
 def _shrink(
-    image: Picture, *id_maps: NDArray[np.int32]
-) -> tuple[Picture, NDArray[np.int32], NDArray[np.int32]]:
+    image: Picture, id_maps: list[NDArray[np.int32]]
+) -> tuple[Picture, list[NDArray[np.int32]]]:
     scale = min(1.0, LARGEST_PANEL / max(image.shape))
     size = round(image.shape[1] * scale), round(image.shape[0] * scale)
     image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-    first, second = (
+    small = [
         np.asarray(cv2.resize(id_map, size, interpolation=cv2.INTER_NEAREST), np.int32)
         for id_map in id_maps
-    )
-    return image, first, second
+    ]
+    return image, small
 
 
 def _stripes(shape: tuple[int, ...], period: int, slope: int) -> NDArray[np.bool_]:
@@ -168,12 +165,6 @@ def _outline(id_map: NDArray[np.int32], width: int) -> NDArray[np.bool_]:
     values = id_map.astype(np.float32)
     kernel = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
     return np.asarray(cv2.dilate(values, kernel) != cv2.erode(values, kernel))
-
-
-@cache
-def text_font(size: int) -> ImageFont.FreeTypeFont:
-    """A font that matplotlib brings along, so that pictures look the same everywhere."""
-    return ImageFont.truetype(f"{mpl.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
 
 
 def _font_size(shape: tuple[int, ...]) -> int:
@@ -190,11 +181,11 @@ def _write_names(picture: Picture, segments: PanopticSegments, categories: Categ
     for row in np.argsort(-segments.areas(), kind="stable").tolist():
         if boxes[row] is None:
             continue
-        name = categories.by_class_id[int(segments.class_ids[row])].name
+        name = legible(categories.by_class_id[int(segments.class_ids[row])])
         if segments.is_crowd[row]:
             name += " (crowd)"
         for size in (largest, round(0.8 * largest)):
-            font = text_font(size)
+            font = text_font(size, name)
             width, height = round(font.getlength(name)) + 6, round(1.3 * size)
             place = _place_in(segments.id_map == row + 1, boxes[row], taken, width, height)
             if place is not None:
@@ -263,7 +254,7 @@ def _legend(both: list[PanopticSegments], categories: Categories) -> list[_Entry
     """Classes that occur, things first, then crowd and void where there are any."""
     present = {int(class_id) for segments in both for class_id in segments.class_ids}
     entries = [
-        _Entry(category.name, category.color, 0)
+        _Entry(legible(category), category.color, 0)
         for category in sorted(categories.classes, key=lambda category: not category.is_thing)
         if category.class_id in present
     ]
@@ -279,7 +270,7 @@ def _wrap(entries: list[_Entry], width: int, size: int) -> list[list[tuple[int, 
     lines: list[list[tuple[int, _Entry]]] = [[]]
     left = 0
     for entry in entries:
-        needed = round(text_font(size).getlength(entry.name) + 3 * size)
+        needed = round(text_font(size, entry.name).getlength(entry.name) + 3 * size)
         if lines[-1] and left + needed > width:
             lines.append([])
             left = 0

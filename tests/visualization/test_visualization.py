@@ -1,12 +1,15 @@
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from axialseg.panoptic.categories import contiguous_categories
 from axialseg.panoptic.cityscapes_classes import CITYSCAPES
 from axialseg.panoptic.panoptic_map import PanopticSegments
+from axialseg.visualization import fonts
 from axialseg.visualization.curves import save_curves
 from axialseg.visualization.panoptic import (
     comparison,
@@ -128,3 +131,56 @@ def test_curves(tmp_path: Path) -> None:
     assert blue.sum() > 200
     save_curves([], panels, tmp_path / "empty.png")
     assert (tmp_path / "empty.png").is_file()
+
+
+def test_without_ground_truth_there_is_no_panel_for_it() -> None:
+    image, segments = scene()
+    sheet = comparison(image, None, segments, CITYSCAPES)
+    assert 2 * 640 < sheet.shape[1] < 3 * 640
+    with_truth = comparison(image, segments, segments, CITYSCAPES)
+    # Image and prediction are those of the full sheet.
+    gap = (sheet.shape[1] - 2 * 640) // 3
+    top = 3 * gap
+    own = sheet[top : top + 480, gap : gap + 640]
+    np.testing.assert_array_equal(own, with_truth[top : top + 480, gap : gap + 640])
+    left, last = 2 * gap + 640, 3 * gap + 2 * 640
+    np.testing.assert_array_equal(
+        sheet[top : top + 480, left : left + 640], with_truth[top : top + 480, last : last + 640]
+    )
+
+
+CHINESE = contiguous_categories(
+    [(1, "\u6c7d\u8f66", True, (0, 0, 200)), (2, "road", False, (9, 9, 9))]
+)
+
+
+def test_names_that_no_font_has_are_numbers_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fonts, "_system_fonts", tuple)
+    monkeypatch.setattr(fonts, "_TOLD", set())
+    fonts.font_file.cache_clear()
+    assert [fonts.legible(category) for category in CHINESE.classes] == ["class 1", "road"]
+    assert fonts.legible(CHINESE.classes[0]) == "class 1"
+    (record,) = caplog.records
+    assert (
+        "the class name \u6c7d\u8f66: pictures call such a class by its number"
+        in record.getMessage()
+    )
+    assert fonts.font_file("Stra\u00dfe \u0436") == fonts.text_font(9).path
+    fonts.font_file.cache_clear()
+
+
+def test_a_font_of_the_system_is_taken_for_what_the_default_lacks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # DejaVu has a Latin x, a font of matplotlib's for mathematics has the sign asked for.
+    path = f"{mpl.get_data_path()}/fonts/ttf/STIXSizOneSymReg.ttf"
+    (tmp_path / "broken.ttf").write_bytes(b"no font")
+    monkeypatch.setattr(fonts, "_system_fonts", lambda: (str(tmp_path / "broken.ttf"), path))
+    only_there = fonts._characters(path) - fonts._characters(fonts._default())
+    text = chr(min(only_there))
+    fonts.font_file.cache_clear()
+    assert fonts.font_file(text) == path
+    assert fonts.text_font(12, text).path == path
+    fonts.font_file.cache_clear()
