@@ -25,6 +25,7 @@ ALLOWED = {
     "postprocess": {"decoders", "layers", "panoptic"},
     "visualization": {"panoptic"},
     "datasets": {"formats", "panoptic", "errors", "machine"},
+    "data_import": {"datasets", "errors", "formats", "panoptic"},
     "data_check": {"datasets", "errors", "panoptic", "visualization"},
     "inference": {"datasets", "decoders", "layers", "panoptic", "postprocess"},
     "checkpoints": {"backbones", "decoders", "layers", "models", "errors", "machine"},
@@ -44,7 +45,8 @@ ALLOWED = {
         *("build", "checkpoints", "config", "datasets", "errors", "inference", "panoptic"),
     },
     "commands": {
-        *("build", "checkpoints", "config", "costs", "data_check", "datasets", "errors"),
+        *("build", "checkpoints", "config", "costs", "data_check", "data_import"),
+        *("datasets", "errors"),
         *("inference", "launch", "layers", "machine", "panoptic", "tasks", "visualization"),
     },
 }

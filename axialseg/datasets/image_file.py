@@ -30,24 +30,32 @@ def read_rgb(path: Path, apply_exif: bool = False) -> NDArray[np.uint8]:
         UserError: the file is missing, damaged or no image.
     """
     with image_reading(path, "the images"):
-        content = read_file(path)
-        pixels = _pixels(content)
-        orientation = _orientation(content) if apply_exif else UPRIGHT
-        if orientation == UPRIGHT:
-            return pixels
-        with Image.fromarray(pixels) as picture:
-            picture.getexif()[ORIENTATION] = orientation
-            return np.asarray(ImageOps.exif_transpose(picture))
+        return pixels_of(read_file(path), apply_exif)
 
 
-def exif_orientation(path: Path) -> int:
+def pixels_of(content: bytes, apply_exif: bool) -> NDArray[np.uint8]:
+    """The same of a file's content that is at hand; raises as the decoders do."""
+    pixels = _pixels(content)
+    orientation = _orientation(content) if apply_exif else UPRIGHT
+    if orientation == UPRIGHT:
+        return pixels
+    with Image.fromarray(pixels) as picture:
+        picture.getexif()[ORIENTATION] = orientation
+        return np.asarray(ImageOps.exif_transpose(picture))
+
+
+def exif_orientation(path: Path, content: bytes | None = None) -> int:
     """How a viewer turns an image, by the Exif tag of that name; 1, upright, where there is none.
+
+    Args:
+        path: of the image.
+        content: of the file, if it is at hand.
 
     Raises:
         UserError: the file is missing or no image.
     """
     with image_reading(path, "the images"):
-        return _orientation(read_file(path))
+        return _orientation(read_file(path) if content is None else content)
 
 
 def _pixels(content: bytes) -> NDArray[np.uint8]:
