@@ -24,7 +24,7 @@ VOC_FOLDERS = ("SegmentationClass", "SegmentationObject", "JPEGImages")
 
 def main() -> None:
     """The command."""
-    run_tool(import_data)
+    run_tool(import_data, USAGE)
 
 
 def import_data(arguments: list[str]) -> None:
@@ -37,9 +37,6 @@ def import_data(arguments: list[str]) -> None:
         UserError: a wrong setting or file.
         SystemExit: code 1 if the result has errors.
     """
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(f"usage: {USAGE}")
-        return
     cfg = compose_config("import_data", arguments)
     if not isinstance(cfg.val_share, int | float) or not 0 <= cfg.val_share < 1:
         raise UserError(f"val_share={cfg.val_share}, but it must be 0 or more and less than 1")
@@ -75,7 +72,7 @@ def _path(value: Any) -> Path:
 def _source(cfg: DictConfig) -> "Source":
     """What `from` is."""
     from axialseg.data_import.coco_instances import CocoInstances
-    from axialseg.data_import.labelme import LabelmeFolder
+    from axialseg.data_import.labelme import LabelmeFolder, is_labelme
 
     place = _path(cfg["from"])
     images = None if cfg.images is None else _path(cfg.images)
@@ -98,7 +95,7 @@ def _source(cfg: DictConfig) -> "Source":
             f"{place} holds no JSON file and no {VOC_FOLDERS[0]}; for label images give also "
             "images=<folder> and classes=<file>."
         )
-    if _is_labelme(tables[0]):
+    if is_labelme(tables[0]):
         return LabelmeFolder(place, images, things, rest)
     return CocoInstances(_with_splits(place, tables), images, things, rest)
 
@@ -133,13 +130,6 @@ def _label_images(
     source = listed if listed == "voc" else str(_path(listed))
     classes = read_class_list(source)
     return LabelImages(labels, images, instances, classes, things, cfg.split_things)
-
-
-def _is_labelme(path: Path) -> bool:
-    from axialseg.formats.json_file import read_json
-
-    content = read_json(path)
-    return isinstance(content, dict) and "shapes" in content
 
 
 def _with_splits(place: Path, tables: list[Path]) -> list[tuple[Path, str | None]]:

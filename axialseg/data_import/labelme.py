@@ -180,6 +180,12 @@ class LabelmeFolder:
         return mask
 
 
+def is_labelme(path: Path) -> bool:
+    """Whether a JSON file is one of labelme's; raises a UserError if it is no JSON."""
+    content = read_json(path)
+    return isinstance(content, dict) and "shapes" in content
+
+
 def _shape(row: Any, number: int, path: Path) -> dict[str, Any]:
     """The parts of a shape that are needed, checked."""
     values = StrictValues(path)

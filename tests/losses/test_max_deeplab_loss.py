@@ -197,19 +197,19 @@ def test_a_slot_with_one_class_twice_is_unmatched() -> None:
     thing[thing > 9] = -1
     targets = {
         "semantic": torch.tensor(np.where(thing >= 0, np.array(classes)[thing] + 1, 0)),
-        "semantic_weight": torch.ones(12 * 8),
+        "semantic_pixel_weights": torch.ones(12 * 8),
         "thing_id_mask": torch.tensor(thing),
     }
     targets = {name: value.view(1, 12, 8) for name, value in targets.items()}
     targets["thing_id_class"] = torch.tensor([classes]) + 1
-    heads = MaxDeepLabOutput(
+    heads = MaskHeads(
         mask_logits=torch.tensor(mask_logits).view(1, 6, 12, 8),
         class_logits=torch.tensor(class_logits[None]).requires_grad_(),
         pixel_embedding=torch.randn(1, 4, 12, 8),
         semantic=torch.randn(1, 11, 12, 8),
     )
-    loss = MaxDeepLabLoss(0, thing_ids=range(1, 10), stuff_ids=[10])
-    term = loss(heads, targets, torch.tensor([slots]))["pq_class"]
+    loss = MaxDeepLabLoss(0, range(1, 10), [10], **MAX_DEEPLAB)
+    term = loss(heads, targets, torch.tensor([slots])).terms["pq_class"]
     term.sum().backward()
 
     probability = np.exp(mask_logits) / np.exp(mask_logits).sum(0)
@@ -228,7 +228,7 @@ def test_a_slot_with_one_class_twice_is_unmatched() -> None:
             area = (own.sum() + probability[slot, ~void].sum()) / 2 + 1e-5
             share, weight = 0.75, probability[slot, own].sum() / area
         log_sum = np.log(np.exp(class_logits[slot]).sum())
-        factor = 3.0 * share * weight / 6
+        factor = share * weight / 6
         expected += factor * (labels.sum() * log_sum - labels @ class_logits[slot])
         # TensorFlow's gradient of a cross-entropy takes several classes for one.
         gradient[slot] = factor * (np.exp(class_logits[slot] - log_sum) - labels)
