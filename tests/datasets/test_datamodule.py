@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from coco_tree import write_tree
+from coco_tree import SIZE, change_json, write_ids, write_tree
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from lightning.pytorch.trainer.states import TrainerFn
@@ -21,6 +21,8 @@ from axialseg.datasets.generated.shapes import shapes_panoptic
 from axialseg.datasets.targets import PanopticDeepLabTargets
 from axialseg.datasets.transforms import EvalTransform, TrainTransform
 from axialseg.errors import UserError
+from axialseg.panoptic.class_changes import ClassChanges
+from axialseg.panoptic.coco_classes import COCO
 
 CROP = (65, 81)
 CONF = Path(__file__).parents[2] / "conf"
@@ -220,9 +222,10 @@ def test_evaluation_needs_no_training_data(root: Path, tmp_path: Path) -> None:
 
 def test_halves_with_different_categories_are_refused(root: Path) -> None:
     def with_other_classes(root: str | Path) -> Any:
-        return SimpleNamespace(categories=None)
+        return SimpleNamespace(categories=COCO)
 
-    with pytest.raises(UserError, match="list different categories; use the same list"):
+    message = "different categories: only the training file has .* and 128 more; only the valid"
+    with pytest.raises(UserError, match=message):
         make(root, train_dataset=with_other_classes)
 
 
@@ -267,7 +270,7 @@ def own_root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def make_own(root: Path, fn: TrainerFn) -> PanopticDataModule:
+def make_own(root: Path, fn: TrainerFn, **changes: Any) -> PanopticDataModule:
     def opened(split: str) -> partial[CocoPanoptic]:
         return partial(
             CocoPanoptic,
@@ -276,7 +279,7 @@ def make_own(root: Path, fn: TrainerFn) -> PanopticDataModule:
             panoptic_folder=f"annotations/panoptic_{split}2017",
         )
 
-    module = make(root, train_dataset=opened("train"), val_dataset=opened("val"))
+    module = make(root, train_dataset=opened("train"), val_dataset=opened("val"), **changes)
     module.trainer = SimpleNamespace(state=SimpleNamespace(fn=fn))
     return module
 
@@ -316,3 +319,82 @@ def test_the_first_images_are_read_before_training(own_root: Path) -> None:
 
 def vars_of(module: PanopticDataModule) -> dict[str, Any]:
     return {"train_dataset": module.open_train_dataset, "val_dataset": module.open_train_dataset}
+
+
+def log_of(module: PanopticDataModule, caplog: pytest.LogCaptureFixture) -> list[str]:
+    module.prepare_data()
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_lists_in_another_order_and_colour_are_the_same(own_root: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["categories"].reverse()
+        for row in content["categories"]:
+            row["color"] = [9, 9, 9]
+
+    change_json(own_root, change, "val")
+    make_own(own_root, TrainerFn.FITTING)
+
+
+def test_strange_classes_are_told(own_root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def change(content: dict[str, Any]) -> None:
+        for row in content["categories"]:
+            row["isthing"] = 0
+        content["categories"].append({"id": 0, "name": "objects", "isthing": 0})
+
+    for split in ("train", "val"):
+        change_json(own_root, change, split)
+    said = log_of(make_own(own_root, TrainerFn.FITTING), caplog)
+    assert len(said) == 2
+    assert "none of the 5 classes is a thing (some tools write isthing: 0" in said[0]
+    assert "name the things as data.classes.things=[...]" in said[0]
+    assert "1 of 5 classes are in no image: objects; drop them" in said[1]
+
+
+def test_classes_that_the_user_changed_are_not_told(
+    own_root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = make_own(own_root, TrainerFn.FITTING, classes=ClassChanges(things=[]))
+    assert module.categories.thing_ids == ()
+    assert module.train_dataset.categories == module.categories
+    assert log_of(module, caplog) == []
+
+
+@pytest.mark.parametrize("what", ["void", "crowds"])
+def test_nothing_to_learn_is_refused(own_root: Path, what: str) -> None:
+    def change(content: dict[str, Any]) -> None:
+        for annotation in content["annotations"]:
+            if what == "void":
+                annotation["segments_info"] = []
+            for row in annotation["segments_info"]:
+                row |= {"iscrowd": 1, "category_id": 1}
+
+    change_json(own_root, change)
+    if what == "void":
+        for path in (own_root / "annotations" / "panoptic_train2017").iterdir():
+            write_ids(path, np.zeros(SIZE, int))
+    with pytest.raises(UserError, match="no training image in .* has a pixel to learn from"):
+        make_own(own_root, TrainerFn.FITTING).prepare_data()
+
+
+def test_one_image_to_learn_from_is_enough(own_root: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        for annotation in content["annotations"][1:]:
+            for row in annotation["segments_info"]:
+                row |= {"iscrowd": 1, "category_id": 1}
+
+    change_json(own_root, change)
+    make_own(own_root, TrainerFn.FITTING).prepare_data()
+
+
+def test_wrong_images_can_be_left_out(own_root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    change_json(
+        own_root,
+        lambda c: [a["segments_info"].append(a["segments_info"][0]) for a in c["annotations"][:2]],
+    )
+    with pytest.raises(UserError, match=r"2 images are wrong .*data.skip_invalid=true leaves such"):
+        make_own(own_root, TrainerFn.FITTING)
+    module = make_own(own_root, TrainerFn.FITTING, skip_invalid=True)
+    said = log_of(module, caplog)
+    assert len(module.train_dataset) == 3
+    assert "2 of 5 images are left out (000000000000.png, 000000000001.png)" in said[0]
