@@ -373,7 +373,7 @@ def test_nothing_to_learn_is_refused(own_root: Path, what: str) -> None:
     if what == "void":
         for path in (own_root / "annotations" / "panoptic_train2017").iterdir():
             write_ids(path, np.zeros(SIZE, int))
-    with pytest.raises(UserError, match="no training image in .* has a pixel to learn from"):
+    with pytest.raises(UserError, match=r"no training image in .* has a pixel to learn from"):
         make_own(own_root, TrainerFn.FITTING).prepare_data()
 
 
