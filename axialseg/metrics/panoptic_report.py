@@ -40,8 +40,9 @@ def metrics_record(quality: PanopticQualityResult, semantic: SemanticIoUResult) 
 
 
 def metrics_table(quality: PanopticQualityResult, semantic: SemanticIoUResult) -> str:
-    """Two text tables, in per cent: All, Things and Stuff with mIoU; and each class.
+    """Two text tables, in per cent: each class; then All, Things and Stuff with mIoU.
 
+    The summary comes last, so that hundreds of classes do not push it off the screen.
     A class that neither occurs nor is predicted has dashes, and counts in no average.
     """
     groups = (("All", quality.all), ("Things", quality.things), ("Stuff", quality.stuff))
@@ -58,7 +59,7 @@ def metrics_table(quality: PanopticQualityResult, semantic: SemanticIoUResult) -
         iou = _percents(overlap.iou) if overlap.occurs else ["-"]
         kind = "thing" if row.is_thing else "stuff"
         classes.append((row.name, kind, *percents, *map(str, counts), *iou))
-    return f"{text_table(means)}\n\n{text_table(classes, left=2)}"
+    return f"{text_table(classes, left=2)}\n\n{text_table(means)}"
 
 
 def _percents(*fractions: float) -> list[str]:

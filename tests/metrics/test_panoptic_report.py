@@ -57,14 +57,14 @@ def test_record_is_in_per_cent_and_unrounded() -> None:
 def test_table_lines_up() -> None:
     lines = metrics_table(QUALITY, SEMANTIC).splitlines()
     assert lines == [
+        "class    kind      PQ     SQ     RQ  TP  FP  FN    IoU",
+        "cat      thing  25.00  80.00  40.00   1   2   0  50.00",
+        "unicorn  thing      -      -      -   0   0   0      -",
+        "grass    stuff  50.00  70.00  60.00   1   0   1  75.00",
+        "",
         "           PQ     SQ     RQ  N",
         "All     33.33  75.00  50.00  2",
         "Things  25.00  80.00  40.00  1",
         "Stuff   50.00  70.00  60.00  1",
         "mIoU    62.50",
-        "",
-        "class    kind      PQ     SQ     RQ  TP  FP  FN    IoU",
-        "cat      thing  25.00  80.00  40.00   1   2   0  50.00",
-        "unicorn  thing      -      -      -   0   0   0      -",
-        "grass    stuff  50.00  70.00  60.00   1   0   1  75.00",
     ]
