@@ -34,6 +34,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from axialseg.config.check import check_config, has_axial_attention, nearest
 from axialseg.config.schema import conf_dir, register_schemas
 from axialseg.config.signatures import UnknownTarget, constructor_signature
+from axialseg.config.typed_values import expand_home, expand_home_typed, quoted
 from axialseg.errors import UserError
 from axialseg.launch import MISTAKE, is_launched_rank, report_exit
 from axialseg.machine.hardware import started_ranks
@@ -77,6 +78,7 @@ def run_command(
 
     def guarded_job(cfg: DictConfig) -> float | None:
         try:
+            expand_home(cfg)
             return job(cfg)
         except Exception as error:
             # In a sweep, the other jobs go on and the launcher raises the error at the end.
@@ -85,6 +87,7 @@ def run_command(
             _refuse(error)
 
     try:
+        sys.argv[1:] = expand_home_typed(sys.argv[1:])
         if not is_launched_rank():
             args = get_args_parser().parse_args()
             check_command_line(config_name, args, check, prepare)
@@ -130,6 +133,7 @@ def check_command_line(
                 _note_attention(cfg, overrides)
                 with open_dict(cfg):
                     del cfg["hydra"]
+                expand_home(cfg)
                 check(cfg)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError(_translate(error, folder, args.overrides)) from error
@@ -169,9 +173,11 @@ def compose_config(config_name: str, overrides: list[str]) -> DictConfig:
     """
     register_schemas()
     _refuse_renamed(overrides)
+    overrides = expand_home_typed(overrides)
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             cfg = compose(config_name, overrides)
+        expand_home(cfg)
         check_config(cfg)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError(_translate(error, conf_dir(), overrides)) from error
@@ -312,7 +318,7 @@ def _translate(error: Exception, folder: Path, overrides: list[str]) -> str:
     where = re.match(r"In '([^']+)': ", text)
     prefix = f"{where[1]}.yaml: " if where and where[1].startswith("experiments/") else ""
     if isinstance(error, OverrideParseException):
-        return f"{error.override!r} is no key=value: {error.message.splitlines()[0]}"
+        return _unreadable(str(error.override), error.message)
     if isinstance(error, yaml.MarkedYAMLError):
         return f"{error.problem_mark} is no valid YAML: {error.problem}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
@@ -337,6 +343,14 @@ def _translate(error: Exception, folder: Path, overrides: list[str]) -> str:
         message = str(cause.msg or cause).splitlines()[0]
         return f"{prefix}{cause.full_key}: {message}" if cause.full_key else prefix + message
     return text
+
+
+def _unreadable(override: str, message: str) -> str:
+    """For an override that Hydra's grammar does not know."""
+    typed = quoted(override)
+    if typed is None:
+        return f"{override!r} is no key=value: {message.splitlines()[0]}"
+    return f"{override} has characters that need quotes; type {typed}"
 
 
 def _missing_file(error: MissingConfigException, folder: Path, overrides: list[str]) -> str:

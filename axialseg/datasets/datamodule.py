@@ -99,7 +99,7 @@ class PanopticDataModule(ImageDataModule):
             UserError: a folder or file of the validation data is missing.
         """
         super().__init__(batch_size, val_batch_size, num_workers, val_num_workers, seed)
-        self.root = root
+        self.root = str(Path(root).expanduser())  # that of an environment variable, too
         self.classes = classes
         options = {"apply_exif": apply_exif, "skip_invalid": skip_invalid}
         self._options: dict[str, Any] = {"classes": classes, **options}

@@ -36,5 +36,5 @@ def open_dataset(
         if name not in known:
             target = getattr(factory, "func", factory)
             raise UserError(f"{target.__name__} does not know data.{name}; leave it out.")
-    dataset = factory(root=root, **wanted)
+    dataset = factory(root=Path(root).expanduser(), **wanted)
     return ChangedDataset(dataset, classes) if classes else dataset

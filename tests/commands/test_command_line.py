@@ -1,11 +1,16 @@
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch.utils.data import DataLoader, Dataset
 
+from axialseg.commands import check_data, train
 from axialseg.commands.command_line import user_mistake
 from axialseg.errors import UserError
 
+Refusal = Callable[[Callable[[], None], list[str]], str]
 SENTENCE = "data/a.png is truncated; copy it again"
 
 
@@ -58,3 +63,33 @@ def test_circular_causes_end() -> None:
     first, second = ValueError("first"), ValueError("second")
     first.__context__, second.__context__ = second, first
     assert user_mistake(first) is None
+
+
+@pytest.mark.parametrize("value", ["/a=b", "/日本/x", "/a&b"])
+def test_values_that_need_quotes_are_shown_with_them(refusal: Refusal, value: str) -> None:
+    for main, more in ((train.main, []), (check_data.main, ["data=coco_format"])):
+        message = refusal(main, [*more, f"data.root={value}"])
+        assert message == (
+            f"error: data.root={value} has characters that need quotes; type "
+            f"'data.root=\"{value}\"'\n"
+        )
+    quoted = refusal(check_data.main, ["data=coco_format", f'data.root="{value}"'])
+    assert quoted.startswith(f"error: {value} does not exist; set data.root to the folder")
+
+
+@pytest.mark.parametrize("root", ["~/none", "'~/none'", '"~/none"'])
+def test_the_home_folder(
+    refusal: Refusal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, root: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    message = refusal(check_data.main, ["data=coco_format", f"data.root={root}"])
+    assert message.startswith(f"error: {tmp_path}/none does not exist; set data.root")
+
+
+def test_the_home_folder_in_the_environment(
+    refusal: Refusal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AXIALSEG_DATA", "~/data")
+    message = refusal(check_data.main, ["data=coco"])
+    assert message.startswith(f"error: {tmp_path}/data/coco does not exist; set data.root")
