@@ -323,6 +323,12 @@ def _translate(error: Exception, folder: Path, overrides: list[str]) -> str:
         return f"{error.problem_mark} is no valid YAML: {error.problem}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return prefix + _missing_file(error, folder, overrides)
+    several = re.match(r"Ambiguous value for argument '(.*)' 1\. To use it as a list", text)
+    if several:
+        return (
+            f"{several[1]} names several values: type {quoted(several[1])} for one with commas, or "
+            "put a list into brackets"
+        )
     no_match = re.search(
         r"Could not override '(([^@']+)[^']*)'\. (?:Did you mean .+? (\S+\?))?", text
     )

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import cv2

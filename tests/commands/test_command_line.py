@@ -77,6 +77,13 @@ def test_values_that_need_quotes_are_shown_with_them(refusal: Refusal, value: st
     assert quoted.startswith(f"error: {value} does not exist; set data.root to the folder")
 
 
+def test_a_value_with_commas(refusal: Refusal) -> None:
+    message = refusal(check_data.main, ["data=coco_format", "data.root=/a,b"])
+    assert message.startswith(
+        "error: data.root=/a,b names several values: type 'data.root=\"/a,b\"'"
+    )
+
+
 @pytest.mark.parametrize("root", ["~/none", "'~/none'", '"~/none"'])
 def test_the_home_folder(
     refusal: Refusal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, root: str
