@@ -16,6 +16,7 @@ from axialseg.errors import UserError
 INT64 = 2**63
 LONGEST_NAME, LONGEST_PATH = 255, 1000  # bytes that file systems take
 LONGEST_TEXT = 200
+PLAIN_NAME = re.compile(r"\w[\w. /-]{0,200}", re.ASCII)
 WHOLE_NUMBER = re.compile(r"\s*[+-]?\d{1,19}\s*")
 
 log = logging.getLogger(__name__)
@@ -90,6 +91,8 @@ class StrictValues:
         Raises:
             UserError: it is something else, or no file can have that name.
         """
+        if isinstance(value, str) and PLAIN_NAME.fullmatch(value):
+            return value
         if not isinstance(value, str) or not value.strip("/.\\ "):
             raise self.refusal(value, field, place, "the name of a file")
         if not is_writable(value) or "\0" in value:

@@ -71,7 +71,7 @@ def colored_sample() -> PanopticSample:
     ids = np.kron(np.arange(1, 13, dtype=np.int32).reshape(3, 4), np.ones((20, 20), np.int32))
     image = np.repeat((ids * 16)[..., None], 3, 2).astype(np.uint8)
     segments = PanopticSegments(ids, np.ones(12, np.int64), np.zeros(12, bool))
-    return PanopticSample(image, segments, 1, "1.png")
+    return PanopticSample(image, segments, 1, "1.png", "1.png")
 
 
 @pytest.mark.parametrize("node", SPATIAL, ids=lambda node: node["_target_"])

@@ -29,4 +29,5 @@ class Stripes:
         id_map[:, 10 + index : 20 + index] = 2
         image = np.array([(0, 0, 0), (30, 30, 200), (200, 30, 30)], np.uint8)[id_map]
         segments = PanopticSegments(id_map, np.array([2, 1]), np.array([False, False]))
-        return PanopticSample(image, segments, index, f"stripes/{index}.png")
+        name = f"{index}.png"
+        return PanopticSample(image, segments, index, f"stripes/{name}", name)
