@@ -66,7 +66,7 @@ class CocoPanopticWriter:
         """
         segments = segments_from_panoptic_map(panoptic_map, self._categories.ignore_class)
         ids = color_like_ids(segments.class_ids, self._categories)
-        file_name = str(file_name).replace("\\", "/")
+        file_name = str(below(str(file_name)))
         name = self._free_name(file_name)
         pixels = rgb_from_ids(np.array([0, *ids]))[segments.id_map]
         place = self._draft / "predictions" / name

@@ -92,6 +92,8 @@ def test_names_of_pngs_are_unique_and_stay_below_the_folder(tmp_path: Path) -> N
             writer.write(prediction(0), number, name)
     table = json.loads((tmp_path / "out" / "predictions.json").read_text())
     written = [row["file_name"] for row in table["annotations"]]
+    listed = ["a.jpg", "a.png", "sub/a.jpg", "b.jpg", "c/d.jpg", "sub/a.jpeg"]
+    assert [row["file_name"] for row in table["images"]] == listed
     assert written == ["a.png", "a_2.png", "sub/a.png", "b.png", "c/d.png", "sub/a_2.png"]
     assert all((tmp_path / "out" / "predictions" / name).is_file() for name in written)
     assert len(list(tmp_path.rglob("*.png"))) == len(names)
