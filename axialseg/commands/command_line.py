@@ -330,7 +330,9 @@ def _translate(error: Exception, folder: Path, overrides: list[str]) -> str:
             "put a list into brackets"
         )
     no_match = re.search(
-        r"Could not override '(([^@']+)[^']*)'\. (?:Did you mean .+? (\S+\?))?", text
+        r"Could not override '(([^@']+)[^']*)'\. "
+        r"(?:Did you mean .+? (\S+\?)|No match in the defaults list)",
+        text,
     )
     if no_match:
         key, group, hint = no_match.groups()
