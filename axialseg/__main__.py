@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 from axialseg.config.check import nearest
-from axialseg.launch import MISTAKE
+from axialseg.errors import UserError
 
 COMMANDS = Path(__file__).parent / "commands"
 USAGE = """\
@@ -36,7 +36,7 @@ def main() -> None:
     _, command, *arguments = sys.argv
     if command not in files:
         print(f"error: there is no command {command!r}; {nearest(command, files)}", file=sys.stderr)
-        sys.exit(MISTAKE)
+        sys.exit(UserError.exit_code)
     sys.argv = [f"axialseg {command}", *arguments]
     import_module(f"axialseg.commands.{files[command].stem}").main()
 

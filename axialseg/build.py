@@ -191,6 +191,7 @@ def build_trainer(cfg: DictConfig, hardware: Hardware, folder: Path) -> "pl.Trai
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning.pytorch.callbacks import Checkpoint
 
+    from axialseg.checkpoints.trainer_checkpoints import WholeCheckpointIO
     from axialseg.loggers.lightning_messages import quiet_lightning
 
     quiet_lightning()
@@ -210,7 +211,7 @@ def build_trainer(cfg: DictConfig, hardware: Hardware, folder: Path) -> "pl.Trai
         "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
         "default_root_dir": str(folder),
         # The preemption callback stops and resumes runs, not Lightning's requeueing.
-        "plugins": SLURMEnvironment(auto_requeue=False) if started_by_srun else None,
+        "plugins": [WholeCheckpointIO()] + [SLURMEnvironment(auto_requeue=False)] * started_by_srun,
     }
     if arguments["strategy"] == "auto" and hardware.world_size > 1:
         arguments["strategy"] = "ddp"

@@ -8,3 +8,14 @@ class UserError(Exception):
     without a stack trace and end with exit code 2; any other exception is a defect of ours and
     keeps its trace.
     """
+
+    exit_code = 2
+
+
+class RunFailedError(UserError):
+    """What ended a run that was set up well: it learnt nothing, or a part of it was killed.
+
+    The message is one sentence all the same; the commands end with exit code 1.
+    """
+
+    exit_code = 1

@@ -2,31 +2,42 @@
 
 Hydra and the usual ways to start ranks do not go together: a rank that runs the command line again
 is a sweep of its own, with parameters of its own. So a job on several devices is started once more,
-by its composed config, through torch.distributed.run. Single runs, `-m` and every launcher and
-sweeper then see one job with one set of parameters. Ranks that srun or torchrun has started are
-left alone.
+by its composed config, as one process for each. Single runs, `-m` and every launcher and sweeper
+then see one job with one set of parameters. Ranks that srun or torchrun has started are left alone.
 """
 
 import json
-import logging
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
+import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 
 from omegaconf import DictConfig
 
 from axialseg.config.schema import conf_dir
-from axialseg.errors import UserError
-from axialseg.machine.hardware import Hardware, cpu_count, resolve_hardware, started_ranks
+from axialseg.errors import RunFailedError, UserError
+from axialseg.machine.child_process import STOP_SIGNALS
+from axialseg.machine.hardware import (
+    Hardware,
+    cpu_count,
+    resolve_hardware,
+    started_rank,
+    started_ranks,
+)
+from axialseg.machine.in_use import only_job_in
 
-# A launched rank writes its exit code and message here; torch.distributed.run would lose them.
+# A launched rank writes its exit code and what it has to say here: the first one has its say.
 EXIT_FILE = "AXIALSEG_EXIT_FILE"
+PARENT = "AXIALSEG_PARENT"  # process that has started the rank
 RANK_VARIABLES = (
     "LOCAL_RANK",
     "RANK",
@@ -35,10 +46,11 @@ RANK_VARIABLES = (
     "MASTER_PORT",
     "PL_GLOBAL_SEED",
 )
-MISTAKE = 2  # exit code for a mistake of the user's
-
+SAME_REQUEST_SECONDS = 1.0  # several signals within this time are one request to stop
+PARTNER_SECONDS = 30.0  # that the others have for their own end when one rank has ended
 
 Work = Callable[[DictConfig, Hardware, Path], None]
+Rank = subprocess.Popen[bytes]
 
 
 def run_on_devices(
@@ -58,14 +70,21 @@ def run_on_devices(
         to score against.
     """
     hardware = resolve_hardware(cfg.trainer, batch_size)
-    if hardware.world_size > 1 and started_ranks(os.environ) is None:
-        run_on_ranks(module, folder, hardware.world_size)
-    else:
-        _work_alone(work, cfg, hardware, folder)
+    # Of ranks that srun or torchrun has started, one holds the folder for all.
+    holds = not is_launched_rank() and started_rank(os.environ) == 0
+    with only_job_in(folder) if holds else nullcontext():
+        _run(work, module, cfg, hardware, folder)
     metrics = folder / "metrics.json"
     if not metrics.is_file():
         return math.nan
     return float(json.loads(metrics.read_text())[cfg.model.objective])
+
+
+def _run(work: Work, module: str, cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
+    if hardware.world_size > 1 and started_ranks(os.environ) is None:
+        run_on_ranks(module, folder, hardware.world_size)
+    else:
+        _work_alone(work, cfg, hardware, folder)
 
 
 def _work_alone(work: Work, cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
@@ -86,11 +105,18 @@ def is_launched_rank() -> bool:
     return EXIT_FILE in os.environ
 
 
-def report_exit(code: int, message: str = "") -> None:
-    """Tells the process that started this rank how it ends; the first rank to end has its say."""
+def report_exit(code: int, message: str = "", error: BaseException | None = None) -> None:
+    """Tells the process that started this rank how it ends; the first rank to end has its say.
+
+    Args:
+        code: exit code.
+        message: sentence for the user.
+        error: a defect, whose trace is printed if no rank was killed: then it is only a result.
+    """
+    trace = "" if error is None else "".join(traceback.format_exception(error))
     try:
         with Path(os.environ[EXIT_FILE]).open("x") as file:
-            json.dump({"code": code, "message": message}, file)
+            json.dump({"code": code, "message": message, "trace": trace}, file)
     except FileExistsError:
         pass
 
@@ -98,36 +124,58 @@ def report_exit(code: int, message: str = "") -> None:
 def run_on_ranks(module: str, folder: Path, devices: int) -> None:
     """Runs the composed job of `folder` once more, as so many ranks of this machine.
 
+    Signals to stop are handed on. The ranks end with this process, however it ends.
+
     Args:
         module: of the command, as for ``python -m``.
         folder: of the job; `.hydra/config.yaml` in it is the composed config.
         devices: number of ranks.
 
     Raises:
-        UserError: of a rank.
+        UserError: of a rank, or a rank was killed.
         SystemExit: with the code of a rank that stopped on a signal.
-        RuntimeError: a rank failed; it has printed its trace.
+        RuntimeError: a rank failed; its trace has been printed.
     """
     exit_file = folder / ".hydra" / "rank_exit.json"
     exit_file.unlink(missing_ok=True)
     quoted = str(folder).replace("'", r"\'")
-    command = [sys.executable, "-m", "axialseg.launch"]
-    command += ["--standalone", f"--nproc-per-node={devices}", "-m", module]
+    command = [sys.executable, "-m", module]
     command += ["--config-path", str(folder / ".hydra"), "--config-name", "config"]
     command += ["--config-dir", str(conf_dir()), "hydra/job_logging=plain"]
     command += ["hydra.output_subdir=null", f"hydra.run.dir='{quoted}'"]
     command += [f"hydra.job.name={module.rpartition('.')[2]}"]
-    code, signalled = _wait(subprocess.Popen(command, env=_rank_environment(exit_file, devices)))
-    if exit_file.is_file():
-        report = json.loads(exit_file.read_text())
-        exit_file.unlink()
-        if report["code"] == MISTAKE:
-            raise UserError(report["message"])
-        sys.exit(report["code"])
-    if signalled:
-        sys.exit(os.EX_TEMPFAIL)  # before training began: nothing is lost
-    if code:
+    environment = _rank_environment(exit_file, devices)
+    ranks = [
+        subprocess.Popen(command, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(devices)
+    ]
+    requests, codes = _wait(ranks)
+    report = json.loads(exit_file.read_text()) if exit_file.is_file() else None
+    exit_file.unlink(missing_ok=True)
+    if requests > 1:
+        sys.exit(128 + signal.SIGINT)
+    killed = [(rank, -code) for rank, code in enumerate(codes) if code is not None and code < 0]
+    # Asked to stop before or after training, where nothing is lost, ranks just end.
+    is_stopped = report is None or report["code"] == os.EX_TEMPFAIL or (report["trace"] and killed)
+    if requests and is_stopped:
+        sys.exit(os.EX_TEMPFAIL if any(codes) else 0)
+    # A library that loses its partner aborts: then the trace of the first rank to fail says more.
+    if killed and (report is None or (report["trace"] and killed[0][1] != signal.SIGABRT)):
+        rank, number = killed[0]
+        hint = ", as the system does when memory is short" if number == signal.SIGKILL else ""
+        raise RunFailedError(
+            f"rank {rank} was ended by signal {number} ({signal.Signals(number).name}){hint}; "
+            f"hydra.run.dir={folder} goes on from the newest checkpoint"
+        )
+    if report is not None and report["trace"]:
+        print(report["trace"], file=sys.stderr, end="")
         raise RuntimeError(f"a rank of {folder} failed; what it said is above")
+    if report is not None and report["message"]:
+        raise (UserError if report["code"] == UserError.exit_code else RunFailedError)(
+            report["message"]
+        )
+    if report is not None or any(codes):
+        sys.exit(report["code"] if report is not None else 1)
 
 
 def _rank_environment(exit_file: Path, devices: int) -> dict[str, str]:
@@ -136,54 +184,63 @@ def _rank_environment(exit_file: Path, devices: int) -> dict[str, str]:
     paths = [package_parent, *filter(None, [environment.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(paths)
     environment.setdefault("OMP_NUM_THREADS", str(max(1, cpu_count() // devices)))
-    environment[EXIT_FILE] = str(exit_file)
-    return environment
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return environment | {
+        "WORLD_SIZE": str(devices),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        EXIT_FILE: str(exit_file),
+        PARENT: str(os.getpid()),
+    }
 
 
-def _wait(process: subprocess.Popen[bytes]) -> tuple[int, bool]:
-    """Waits for the ranks, and hands signals to stop on to them.
+def _wait(ranks: Sequence[Rank]) -> tuple[int, list[int | None]]:
+    """Waits for the ranks to end: all well, or the others soon after the first that does not.
 
     Returns:
-        Exit code, and whether there was such a signal.
+        How often someone asked to stop (at the second Ctrl-C the ranks are killed), and the exit
+        code of each rank at the time when the first one had failed.
     """
-    signals: list[int] = []
+    requests: list[float] = []
 
     def hand_on(number: int, frame: FrameType | None) -> None:
-        signals.append(number)
-        process.terminate()
+        now = time.monotonic()
+        if not requests:
+            requests.append(now)
+            _send(ranks, signal.SIGTERM)
+        elif number == signal.SIGINT and now - requests[0] > SAME_REQUEST_SECONDS:
+            requests.append(now)
+            _send(ranks, signal.SIGKILL)
 
-    if threading.current_thread() is not threading.main_thread():
-        return process.wait(), False
-    numbers = (signal.SIGTERM, signal.SIGUSR1)
-    earlier = {number: signal.signal(number, hand_on) for number in numbers}
+    is_main = threading.current_thread() is threading.main_thread()
+    earlier = {n: signal.signal(n, hand_on) for n in STOP_SIGNALS} if is_main else {}
     try:
-        return process.wait(), bool(signals)
-    except KeyboardInterrupt:
-        process.wait()  # the ranks have got the interrupt from the terminal too
-        raise
+        codes = _wait_for_all(ranks)
+        return len(requests), codes
     finally:
+        _send(ranks, signal.SIGKILL)
         for number, handler in earlier.items():
             signal.signal(number, handler)
 
 
-def _agent(arguments: Sequence[str]) -> int:
-    """torch.distributed.run, which leaves it to the ranks to say what went wrong."""
-    from torch.distributed import run
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
-    try:
-        logging.disable(logging.ERROR)
-        run.main(list(arguments))
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if failure.exitcode < 0:
-            print(f"error: rank {rank} was ended by signal {-failure.exitcode}", file=sys.stderr)
-        return 1
-    except SignalException as error:
-        return 128 + int(error.sigval)
-    return 0
+def _wait_for_all(ranks: Sequence[Rank]) -> list[int | None]:
+    deadline = math.inf
+    first: list[int | None] = []
+    while None in (codes := [rank.poll() for rank in ranks]):
+        if any(codes) and not first:
+            first = codes
+            is_killed = any(code is not None and code < 0 for code in codes)
+            # Nobody can train on; a killed rank's partners would only tell of its silence.
+            _send(ranks, signal.SIGKILL if is_killed else signal.SIGTERM)
+            deadline = time.monotonic() + PARTNER_SECONDS
+        if time.monotonic() > deadline:
+            _send(ranks, signal.SIGKILL)
+        time.sleep(0.05)
+    return first or codes
 
 
-if __name__ == "__main__":
-    sys.exit(_agent(sys.argv[1:]))
+def _send(ranks: Sequence[Rank], number: int) -> None:
+    for rank in ranks:
+        rank.send_signal(number)  # which does nothing to one that has ended

@@ -1,6 +1,7 @@
 """Models from Python: `axialseg.create_model`, `axialseg.load` and `axialseg.models`."""
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -102,30 +103,34 @@ def create_model(
     return net
 
 
-def load(source: str | Path) -> "LoadedModel":
+def load(source: str | Path, trust: Collection[str] = ()) -> "LoadedModel":
     """Loads a trained network with all that belongs to it.
 
-    Nothing but numbers and plain values is read, and nothing is downloaded.
+    Nothing but numbers and plain values is read, and nothing is downloaded. What a checkpoint says
+    of its model is only built from parts that cannot run code of whoever wrote it.
 
     Args:
         source: folder of a run (its last checkpoint is taken), checkpoint file of a run, or the
             name of a published checkpoint that was fetched.
+        trust: packages, as "mypackage", that its model may be built of too.
 
     Raises:
-        UserError: there is no such thing, it is damaged, or it does not tell its model.
+        UserError: there is no such thing, it is damaged, it does not tell its model, or it names
+            a package that is not trusted.
     """
     from omegaconf import OmegaConf
 
     from axialseg.build import build_classes, build_net
     from axialseg.checkpoints.initial import load_trained_weights
     from axialseg.checkpoints.own_weights import stored_run
+    from axialseg.checkpoints.run_checkpoints import newest_checkpoint
     from axialseg.checkpoints.sources import find_source
     from axialseg.config.saved import accepted
     from axialseg.inference.loaded_model import LoadedModel
 
     path = Path(source).expanduser()
     if (path / ".hydra").is_dir():
-        path = path / "checkpoints" / "last.ckpt"
+        path = newest_checkpoint(path) or path / "checkpoints" / "last.ckpt"
     published = None if path.exists() else published_checkpoints().get(str(source))
     path = path if path.exists() else find_source(source)
     classes = None
@@ -133,7 +138,8 @@ def load(source: str | Path) -> "LoadedModel":
         config = _published_config(published)
     else:
         stored, classes = stored_run(path)
-        config = accepted(stored)
+        used = {key: stored[key] for key in ("model", "data")}
+        config = accepted(used, str(path), trust)
     cfg = OmegaConf.create(config)
     categories = build_classes(cfg.data) if classes is None else _from_plain(classes)
     net = build_net(cfg.model, categories)

@@ -30,13 +30,13 @@ ALLOWED = {
     "inference": {"datasets", "decoders", "layers", "panoptic", "postprocess"},
     "checkpoints": {"backbones", "decoders", "layers", "models", "errors", "machine"},
     "loggers": {"machine"},
-    "tasks": {"errors", "inference", "losses"},
+    "tasks": {"checkpoints", "errors", "inference", "losses"},
     "callbacks": {
-        *("datasets", "formats", "inference", "loggers", "machine", "metrics", "panoptic"),
-        "visualization",
+        *("checkpoints", "datasets", "errors", "formats", "inference", "loggers", "machine"),
+        *("metrics", "panoptic", "visualization"),
     },
     "launch": {"config", "errors", "loggers", "machine"},
-    "build": {"datasets", "errors", "loggers", "machine", "panoptic"},
+    "build": {"checkpoints", "datasets", "errors", "loggers", "machine", "panoptic"},
     "costs": {
         *("backbones", "build", "datasets", "decoders", "inference", "layers", "machine"),
         *("models", "panoptic", "tasks"),
@@ -45,9 +45,9 @@ ALLOWED = {
         *("build", "checkpoints", "config", "datasets", "errors", "inference", "panoptic"),
     },
     "commands": {
-        *("build", "checkpoints", "config", "costs", "data_check", "data_import"),
-        *("datasets", "errors"),
-        *("inference", "launch", "layers", "machine", "panoptic", "tasks", "visualization"),
+        *("build", "callbacks", "checkpoints", "config", "costs", "data_check", "data_import"),
+        *("datasets", "errors", "inference", "launch", "layers", "machine", "panoptic", "tasks"),
+        "visualization",
     },
 }
 # Libraries that a part must do without.

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from axialseg.config.schema import TrainerConf
-from axialseg.errors import UserError
+from axialseg.errors import RunFailedError, UserError
 from axialseg.launch import run_on_devices, run_on_ranks
 from axialseg.machine.hardware import (
     Hardware,
@@ -148,6 +150,7 @@ def test_ranks_get_the_composed_job(job_folder: Path) -> None:
     run_on_ranks("ranks_job", job_folder, 2)
     for rank in (0, 1):
         seen = json.loads((job_folder / f"rank_{rank}.json").read_text())
+        del seen["pid"]
         assert seen == {"world": "2", "lr": 0.5, "seed": False}
     assert not (job_folder / ".hydra/rank_exit.json").exists()
 
@@ -179,15 +182,75 @@ def test_defect_of_a_rank_keeps_its_trace(
     assert "ChildFailedError" not in errors
 
 
-def test_signal_reaches_the_ranks(job_folder: Path) -> None:
+def test_a_killed_rank_is_named_in_one_line(
+    job_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    compose_job(job_folder, "killed")
+    with pytest.raises(RunFailedError, match=r"^rank 1 was ended by signal 9 \(SIGKILL\)"):
+        run_on_ranks("ranks_job", job_folder, 2)
+    assert capfd.readouterr().err == ""
+
+
+@contextmanager
+def waiting_ranks(job_folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
+    """A process that has started two ranks, and the ids of these."""
     compose_job(job_folder, "wait")
     code = (
         "from pathlib import Path; from axialseg.launch import run_on_ranks; "
         f"run_on_ranks('ranks_job', Path({str(job_folder)!r}), 2)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=TESTS.parent)
-    deadline = time.monotonic() + 60
-    while len(list(job_folder.glob("rank_*.json"))) < 2 and time.monotonic() < deadline:
+    try:
+        deadline = time.monotonic() + 60
+        files = [job_folder / f"rank_{rank}.json" for rank in (0, 1)]
+        while time.monotonic() < deadline and not all(
+            file.is_file() and file.read_text().endswith("}") for file in files
+        ):
+            time.sleep(0.1)
+        yield parent, [json.loads(file.read_text())["pid"] for file in files]
+    finally:
+        parent.kill()
+        parent.wait()
+
+
+def wait_for_end(processes: list[int]) -> None:
+    """Waits until none of them runs any more."""
+    deadline = time.monotonic() + 30
+    while any(is_running(process) for process in processes):
+        assert time.monotonic() < deadline
         time.sleep(0.1)
-    parent.send_signal(signal.SIGTERM)
-    assert parent.wait(timeout=60) == os.EX_TEMPFAIL
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_signal_reaches_the_ranks(number: signal.Signals, job_folder: Path) -> None:
+    with waiting_ranks(job_folder) as (parent, ranks):
+        parent.send_signal(number)
+        assert parent.wait(timeout=60) == os.EX_TEMPFAIL
+        assert not any(is_running(rank) for rank in ranks)
+
+
+def test_ranks_end_with_their_parent_however_it_ends(job_folder: Path) -> None:
+    with waiting_ranks(job_folder) as (parent, ranks):
+        assert all(is_running(rank) for rank in ranks)
+        parent.kill()
+        wait_for_end(ranks)
+
+
+def test_a_rank_that_does_not_stop_is_killed_by_the_second_interrupt(
+    job_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANKS_IGNORE_SIGNALS", "1")
+    with waiting_ranks(job_folder) as (parent, ranks):
+        parent.send_signal(signal.SIGINT)
+        time.sleep(1.2)
+        assert parent.poll() is None
+        parent.send_signal(signal.SIGINT)
+        assert parent.wait(timeout=30) == 130
+        assert not any(is_running(rank) for rank in ranks)

@@ -270,6 +270,6 @@ class TestLoad:
                 return Path.touch, (tmp_path / "touched",)
 
         torch.save({"hyper_parameters": Bad(), "state_dict": {}}, tmp_path / "bad.ckpt")
-        with pytest.raises(UserError, match=r"bad\.ckpt can not be read"):
+        with pytest.raises(UserError, match=r"bad\.ckpt is refused"):
             axialseg.load(tmp_path / "bad.ckpt")
         assert not (tmp_path / "touched").exists()

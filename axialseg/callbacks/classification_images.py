@@ -10,6 +10,7 @@ from torch import Tensor
 
 from axialseg.datasets.image_classes import ImageClasses
 from axialseg.loggers.wandb import find_wandb_logger
+from axialseg.machine.whole_file import whole_file
 from axialseg.visualization.image_grid import GuessedImage, image_grid
 
 
@@ -68,8 +69,8 @@ class ClassificationImages(pl.Callback):
             return
         sheet = image_grid(self._guesses)
         path = Path(trainer.default_root_dir) / "images" / "validation.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(sheet).save(path)
+        with whole_file(path) as draft:
+            Image.fromarray(sheet).save(draft)
         wandb_logger = find_wandb_logger(trainer)
         if wandb_logger is not None:
             wandb_logger.log_image("val/images", [sheet], trainer.global_step)

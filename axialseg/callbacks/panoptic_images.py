@@ -13,6 +13,7 @@ from torch import Tensor
 from axialseg.formats.coco_panoptic import below
 from axialseg.inference.predict import PanopticPrediction
 from axialseg.loggers.wandb import find_wandb_logger
+from axialseg.machine.whole_file import whole_file
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.panoptic_map import segments_from_panoptic_map
 from axialseg.visualization.panoptic import comparison
@@ -70,9 +71,8 @@ class PanopticImages(pl.Callback):
             return
         folder = Path(trainer.default_root_dir) / "images"
         for name, picture in self._pictures.items():
-            place = folder / f"{name}.png"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture).save(place)
+            with whole_file(folder / f"{name}.png") as draft:
+                Image.fromarray(picture).save(draft)
         wandb_logger = find_wandb_logger(trainer)
         if wandb_logger is not None:
             pictures = list(self._pictures.values())

@@ -1,19 +1,23 @@
-"""Stops a run that a scheduler wants off the machine, so that it can go on later."""
+"""Stops a run that someone wants to stop, so that it can go on later."""
 
 import logging
 import os
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
 
 from axialseg.callbacks.last_checkpoint import LastCheckpoint
+from axialseg.machine.child_process import STOP_SIGNALS
 
 log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+# Some programs, as `timeout`, send a signal to the process and to its group: that is one request.
+SAME_REQUEST_SECONDS = 1.0
+INTERRUPTED = b"\nStopping after this step; press Ctrl-C again to stop at once, unsaved.\n"
 
 
 class Preempted(SystemExit):
@@ -24,25 +28,32 @@ class Preempted(SystemExit):
 
 
 class Preemption(pl.Callback):
-    """On SIGTERM or SIGUSR1 saves a checkpoint at the end of the step and ends with code 75.
+    """On Ctrl-C, SIGTERM or SIGUSR1 saves a checkpoint at the end of the step, ends with code 75.
 
-    One rank that gets the signal stops all. During a validation the process ends at once if that
-    step is saved already (see `LastCheckpoint`), else after the next training step.
+    One rank that gets the signal stops all. During a validation the process ends at once, because
+    `LastCheckpoint` has saved that step. A second Ctrl-C ends the process at once.
 
     Args:
         agree_every_n_steps: training steps between two questions to the other ranks; a question
             makes each of them wait for the slowest.
     """
 
-    def __init__(self, agree_every_n_steps: int = 10) -> None:
+    def __init__(self, agree_every_n_steps: int = 1) -> None:
         self.agree_every_n_steps = agree_every_n_steps
         self._signalled = False
+        self._is_saved = False
+        self._interrupted_at: float | None = None
         self._earlier: dict[signal.Signals, Any] = {}
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Takes over the signals; Lightning's own handlers would end with code 0, unsaved."""
-        if threading.current_thread() is threading.main_thread():
-            self._earlier = {number: signal.signal(number, self._note) for number in SIGNALS}
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Takes over the signals.
+
+        Lightning's own handlers, which it would set after this hook, end with code 0, unsaved, and
+        wait for ever if not all ranks are signalled at once.
+        """
+        trainer._signal_connector.register_signal_handlers = _do_nothing  # type: ignore[method-assign]
+        if threading.current_thread() is threading.main_thread() and not self._earlier:
+            self._earlier = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
 
     def on_train_batch_end(
         self,
@@ -52,13 +63,30 @@ class Preemption(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Saves and stops if any rank has been signalled."""
-        if trainer.world_size > 1 and (batch_idx + 1) % self.agree_every_n_steps != 0:
+        """Saves if any rank has been signalled, between two optimiser steps.
+
+        The process ends at the next hook, when the loggers have got the values of this step.
+        """
+        if (trainer.fit_loop.total_batch_idx + 1) % trainer.accumulate_grad_batches != 0:
+            return
+        if trainer.world_size > 1 and trainer.global_step % self.agree_every_n_steps != 0:
             return
         if trainer.strategy.reduce_boolean_decision(self._signalled, all=False):
             checkpoint = _last_checkpoint(trainer)
             if checkpoint is not None and checkpoint.saved_step != trainer.global_step:
                 checkpoint.save(trainer)
+            self._is_saved = True
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Stops after the step that was saved."""
+        if self._is_saved:
+            self._stop(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stops before a validation, which is made up later."""
+        if self._is_saved:
             self._stop(trainer)
 
     def on_validation_batch_end(
@@ -70,10 +98,8 @@ class Preemption(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Stops within a validation, where there is nothing to lose."""
-        checkpoint = _last_checkpoint(trainer)
-        is_saved = checkpoint is not None and checkpoint.saved_step == trainer.global_step
-        if self._signalled and is_saved:
+        """Stops within a validation, where there is nothing to lose; it is made up later."""
+        if self._signalled:
             self._stop(trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -82,17 +108,38 @@ class Preemption(pl.Callback):
             signal.signal(number, handler)
         self._earlier = {}
 
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Gives the signals back."""
+        self.teardown(trainer, pl_module, "")
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._signalled = True
+        if number != signal.SIGINT:
+            return
+        now = time.monotonic()
+        if self._interrupted_at is None:
+            self._interrupted_at = now
+            os.write(2, INTERRUPTED)  # a logger may be in the middle of a line
+        elif now - self._interrupted_at > SAME_REQUEST_SECONDS:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
 
     def _stop(self, trainer: pl.Trainer) -> None:
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and _last_checkpoint(trainer) is not None:
             log.info(
                 "Stopped by a signal at step %d; resume=%s goes on from there.",
                 trainer.global_step,
                 trainer.default_root_dir,
             )
+        elif trainer.is_global_zero:
+            log.info("Stopped by a signal; nothing was scored.")
         raise Preempted
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def _last_checkpoint(trainer: pl.Trainer) -> LastCheckpoint | None:

@@ -46,6 +46,14 @@ def log_scores(
         wandb_logger.log_table("val/classes", list(classes[0]), rows, step=step)
 
 
+def validated_step(folder: Path) -> int | None:
+    """Optimiser step of the newest validation whose scores a run's folder holds; None without."""
+    try:
+        return int(json.loads((folder / "metrics.json").read_text())["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def write_json(path: Path, record: dict[str, Any]) -> None:
     """Writes a JSON file as a whole."""
     with whole_file(path) as draft:

@@ -5,6 +5,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 
 from axialseg.loggers.csv import CsvLogger, read_table
+from axialseg.machine.whole_file import whole_file
 from axialseg.visualization.curves import save_curves
 
 VALIDATION = ("val/PQ", "val/PQ_things", "val/PQ_stuff", "val/mIoU", "val/top1", "val/top5")
@@ -33,4 +34,5 @@ class TrainingCurves(pl.Callback):
             "Learning rate": ["train/lr"],
         }
         if rows:
-            save_curves(rows, panels, Path(trainer.default_root_dir) / "curves.png")
+            with whole_file(Path(trainer.default_root_dir) / "curves.png") as draft:
+                save_curves(rows, panels, draft)

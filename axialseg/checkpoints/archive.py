@@ -10,6 +10,10 @@ from axialseg.errors import UserError
 from axialseg.machine.whole_file import whole_file
 
 _COPY_BYTES = 1 << 20
+# Weights hardly shrink when they are packed; what grows far more is made to fill a disk.
+_LARGEST_GROWTH = 20
+_ALWAYS_ALLOWED_BYTES = 100 << 20
+_MOST_FILES = 10_000
 
 
 class DamagedArchiveError(UserError):
@@ -29,7 +33,8 @@ def extract_archive(archive: Path, target: Path) -> None:
     Raises:
         DamagedArchiveError: The file is not such an archive, or is cut off or damaged.
         UserError: The target exists, the archive cannot be read or the target not be written, or a
-            member is a link or a device or would lie outside the target.
+            member is a link or a device or would lie outside the target; or the archive grows far
+            beyond its size.
     """
     if target.exists():
         raise UserError(f"{target} exists already; remove it or extract {archive} elsewhere.")
@@ -47,15 +52,38 @@ def extract_archive(archive: Path, target: Path) -> None:
 
 
 def _extract_members(archive: Path, folder: Path) -> None:
-    with gzip.open(archive) as stream:
-        with tarfile.open(fileobj=stream, mode="r|") as members:
-            for member in members:
+    with gzip.open(archive) as unlimited:
+        stream = _Limited(unlimited, archive)
+        with tarfile.open(fileobj=stream, mode="r|") as members:  # type: ignore[call-overload]
+            for number, member in enumerate(members):
+                if number == _MOST_FILES:
+                    raise _too_much(archive, f"more than {_MOST_FILES} files")
                 _check(member, archive, folder)
                 members.extract(member, folder, set_attrs=False, filter="data")
         # tarfile stops at the first header that it cannot read, without a word; the checksum at
         # the end of the gzip stream, which is checked on reaching it, tells whether that was right.
         while stream.read(_COPY_BYTES):
             pass
+
+
+class _Limited:
+    """Reads a compressed archive up to a size that no honest one has."""
+
+    def __init__(self, stream: gzip.GzipFile, archive: Path) -> None:
+        self._stream = stream
+        self._archive = archive
+        self._left = _ALWAYS_ALLOWED_BYTES + _LARGEST_GROWTH * archive.stat().st_size
+
+    def read(self, size: int) -> bytes:
+        content = self._stream.read(size)
+        self._left -= len(content)
+        if self._left < 0:
+            raise _too_much(self._archive, f"more than {_LARGEST_GROWTH} times its own size")
+        return content
+
+
+def _too_much(archive: Path, what: str) -> UserError:
+    return UserError(f"{archive} unpacks to {what}; do not use this archive.")
 
 
 def _check(member: tarfile.TarInfo, archive: Path, folder: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from axialseg.checkpoints.load_report import LoadReport, compare, listed
 from axialseg.checkpoints.sources import opened_weights
-from axialseg.checkpoints.stored_weights import BACKBONE
+from axialseg.checkpoints.stored_weights import BACKBONE, refuse_not_finite
 from axialseg.errors import UserError
 
 
@@ -33,12 +33,14 @@ def load_initial_weights(
 
     Raises:
         UserError: The checkpoint does not exist, is damaged, or is of another architecture.
+        RunFailedError: Its weights are not finite.
     """
     own = _shapes(net)
     wanted = {n: s for n, s in own.items() if not backbone_only or n.startswith(f"{BACKBONE}.")}
     with opened_weights(source, net) as stored:
         report = compare(wanted, stored)
         weights = {name: stored.tensors[name].read() for name in report.loaded}
+        refuse_not_finite(weights, stored.source)
         _copy(net, weights)
     others = {name: "only the backbone was asked for" for name in own if name not in wanted}
     return report._replace(initialised=report.initialised | others)
@@ -65,7 +67,9 @@ def load_trained_weights(net: nn.Module, source: str | Path) -> int:
             raise UserError(
                 f"{stored.source} is of another model or data set: {listed(wrong)} differ"
             )
-        _copy(net, {name: stored.tensors[name].read() for name in own})
+        weights = {name: stored.tensors[name].read() for name in own}
+        refuse_not_finite(weights, stored.source)
+        _copy(net, weights)
         return stored.steps
 
 

@@ -17,6 +17,7 @@ from axialseg.checkpoints.axial_resnet_release import (
     from_axial_resnet_release,
     is_axial_resnet_release,
 )
+from axialseg.checkpoints.run_checkpoints import check_whole, load_plain
 from axialseg.checkpoints.stored_weights import BACKBONE, StoredTensor, StoredWeights, part_of
 from axialseg.errors import UserError
 
@@ -74,7 +75,7 @@ def stored_run(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
     Raises:
         UserError: The file is missing or damaged, or is no checkpoint of a run.
     """
-    content = _load(path) if path.is_file() and path.suffix != ".safetensors" else {}
+    content = _content(path) if path.is_file() and path.suffix != ".safetensors" else {}
     config = content.get("hyper_parameters")
     if not isinstance(config, dict) or not {"model", "data"} <= set(config):
         raise UserError(
@@ -100,7 +101,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str], int]:
         raise UserError(f"the checkpoint {path} does not exist; correct its name")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    content = _load(path)
+    content = _content(path)
     weights = content.get("state_dict", content)
     skipped: dict[str, str] = {}
     if "state_dict" in content:
@@ -118,21 +119,12 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str], int]:
     return dict(weights), skipped, steps if isinstance(steps, int) else 0
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _content(path: Path) -> dict[str, Any]:
     """What `torch.save` has written; tensors stay on the disk until they are used."""
-    try:
-        is_zip = zipfile.is_zipfile(path)
-        if is_zip:
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()  # torch itself compares no checksums
-            if damaged:
-                raise _unreadable(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except UserError:
-        raise
-    except Exception:  # damaged bytes can make unpickling raise anything
-        raise _unreadable(path) from None
-    return content if isinstance(content, dict) else {}
+    is_zip = zipfile.is_zipfile(path)
+    if is_zip:
+        check_whole(path)
+    return load_plain(path, mmap=is_zip)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str], int]:
@@ -152,8 +144,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str], in
 
 def _unreadable(path: Path) -> UserError:
     return UserError(
-        f"{path} can not be read as a checkpoint: it is truncated, corrupt or holds more than "
-        "weights; copy it again"
+        f"{path} can not be read as a checkpoint: it is truncated or corrupt; copy it again"
     )
 
 

@@ -1,9 +1,11 @@
 """What a file of weights holds, in the words of the network that it is to be loaded into."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from torch import Tensor
+
+from axialseg.errors import RunFailedError
 
 BACKBONE = "backbone"  # child of every network
 HEADS = "heads"  # child of MaX-DeepLab's
@@ -53,3 +55,21 @@ def part_of(name: str) -> str:
     """
     names = name.split(".")
     return ".".join(names[:2] if names[0] in (BACKBONE, HEADS) else names[:1])
+
+
+def refuse_not_finite(weights: Mapping[str, Tensor], source: str) -> None:
+    """Refuses weights that hold NaN or infinity.
+
+    Args:
+        weights: name -> values.
+        source: where they are from, for the message.
+
+    Raises:
+        RunFailedError: one does.
+    """
+    for name, value in weights.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise RunFailedError(
+                f"the weights of {source} are not finite ({name} holds NaN or infinity), so they "
+                "can neither be evaluated nor trained on; take an earlier checkpoint"
+            )

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from axialseg.commands.command_line import compose_config, run_tool
 from axialseg.commands.saved_run import saved_run
+from axialseg.config.trust import refuse_composed_names
 from axialseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ def _config(arguments: list[str]) -> DictConfig:
     if folder is None and "ckpt" in named and "model" not in named:
         raise UserError("ckpt= does not lie in the folder of a run; name its model=... too")
     cfg = compose_config("attention", arguments)
+    if folder is not None:
+        refuse_composed_names(cfg, cfg.trust, str(folder))
     if len(cfg.query) != 2:
         raise UserError(f"query={list(cfg.query)} is no pixel; give query=[y,x]")
     if not cfg.output.endswith(".png"):

@@ -4,11 +4,14 @@ The command line is composed and checked before anything heavy is imported and b
 made; for a sweep, each value of each swept key is tried once.
 """
 
+import logging
 import os
 import re
+import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,13 +34,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from axialseg.commands.machine_failures import machine_failure
+from axialseg.commands.saved_run import saved_config
 from axialseg.config.check import check_config, has_axial_attention, nearest
+from axialseg.config.saved import accepted
 from axialseg.config.schema import conf_dir, register_schemas
 from axialseg.config.signatures import UnknownTarget, constructor_signature
+from axialseg.config.trust import trusted_packages
 from axialseg.config.typed_values import expand_home, expand_home_typed, quoted
 from axialseg.errors import UserError
-from axialseg.launch import MISTAKE, is_launched_rank, report_exit
-from axialseg.machine.hardware import started_ranks
+from axialseg.launch import PARENT, is_launched_rank, report_exit
+from axialseg.machine.child_process import end_with_parent
+from axialseg.machine.hardware import started_rank, started_ranks
+from axialseg.machine.in_use import refuse_running
 
 Job = Callable[[DictConfig], float | None]
 Check = Callable[[DictConfig], None]
@@ -55,6 +64,7 @@ RENAMED = {
     "formulation": "model/attention",
     "kernel": "model/attention",
 }
+COPIED_ERROR = r"^(?:[\w.]+\.)?(?:UserError|RunFailedError): "
 SWEEP_CHECKS = 32  # compositions that checking a sweep may take
 
 
@@ -75,6 +85,7 @@ def run_command(
     register_schemas()
     # Hydra then raises instead of printing its own report, and `user_mistake` can translate.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    logging.raiseExceptions = False  # a log file on a full disk must not fill the terminal instead
 
     def guarded_job(cfg: DictConfig) -> float | None:
         try:
@@ -88,12 +99,16 @@ def run_command(
 
     try:
         sys.argv[1:] = expand_home_typed(sys.argv[1:])
-        if not is_launched_rank():
+        if is_launched_rank():
+            end_with_parent(int(os.environ[PARENT]))
+        else:
             args = get_args_parser().parse_args()
             check_command_line(config_name, args, check, prepare)
         hydra.main(str(conf_dir()), config_name, version_base="1.3")(guarded_job)()
     except Exception as error:
         _refuse(error)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     except SystemExit as stopped:
         if is_launched_rank() and isinstance(stopped.code, int):
             report_exit(stopped.code)
@@ -126,19 +141,39 @@ def check_command_line(
         if args.help or args.hydra_help or args.info or args.shell_completion:
             return
         _refuse_renamed(args.overrides)
+        if folder != conf_dir():
+            _check_foreign(folder / f"{args.config_name or config_name}.yaml", args.overrides)
         with initialize_config_dir(str(folder), version_base="1.3"):
             for overrides in _to_check(args):
                 cfg = compose(args.config_name or config_name, overrides, return_hydra_config=True)
                 _check_ranks(cfg.hydra, is_sweep=args.multirun)
                 _note_attention(cfg, overrides)
+                with suppress(OmegaConfBaseException):  # `check` has a better sentence
+                    folder_of_job = Path(cfg.hydra.run.dir)
                 with open_dict(cfg):
                     del cfg["hydra"]
                 expand_home(cfg)
                 check(cfg)
+                # Last, because it is about a folder; of started ranks, the first speaks for all.
+                if not args.multirun and started_rank(os.environ) == 0:
+                    refuse_running(folder_of_job)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError(_translate(error, folder, args.overrides)) from error
     finally:
         GlobalHydra.instance().clear()
+
+
+def _check_foreign(file: Path, overrides: list[str]) -> None:
+    """Refuses a config of another folder, as that of a run, if it could run a stranger's code."""
+    if not file.is_file():
+        return  # Hydra says so
+    content = saved_config(file)
+    if {"defaults", "hydra"} & set(content) or "@package" in file.read_text(encoding="utf-8"):
+        raise UserError(
+            f"{file} is no composed config of a run: it sets Hydra itself; add groups of your own "
+            "with --config-dir"
+        )
+    accepted(content, str(file), trusted_packages(overrides))
 
 
 def run_tool(job: Callable[[list[str]], object], usage: str) -> None:
@@ -191,8 +226,8 @@ def choices(group: str) -> list[str]:
     return _options(group, conf_dir())
 
 
-def user_mistake(error: BaseException) -> str | None:
-    """The sentence for the user, or None if the exception is a defect of the program.
+def user_mistake(error: BaseException) -> UserError | None:
+    """What to tell the user in one sentence, or None for a defect of the program.
 
     Args:
         error: as it reached the command; the `UserError` may be the cause of another exception, or
@@ -202,32 +237,36 @@ def user_mistake(error: BaseException) -> str | None:
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
         if isinstance(cause, UserError):
-            return re.split(r"^(?:[\w.]+\.)?UserError: ", str(cause), flags=re.MULTILINE)[
-                -1
-            ].strip()
+            return type(cause)(re.split(COPIED_ERROR, str(cause), flags=re.MULTILINE)[-1].strip())
         seen.add(id(cause))
+        failure = machine_failure(cause)
+        if failure is not None:
+            return failure
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, HydraException) and not isinstance(error, InstantiationException):
-        return _translate(error, conf_dir(), [])
+        return UserError(_translate(error, conf_dir(), []))
     refused = REFUSED_VALUE.match(str(error))
     if refused and isinstance(error.__cause__, ValueError):
         lines = map(str.strip, str(error.__cause__).splitlines())
         reason = " ".join(line for line in lines if not line.startswith("For further information"))
         key = ".".join(filter(None, refused.group("key", "number")))
-        return f"{key} is refused by {refused['target']}: {reason}"
+        return UserError(f"{key} is refused by {refused['target']}: {reason}")
     return None
 
 
 def _refuse(error: Exception) -> NoReturn:
     """Prints the user's mistake and exits, or raises the error again."""
-    sentence = user_mistake(error)
-    if sentence is None:
+    mistake = user_mistake(error)
+    if mistake is None and not is_launched_rank():
         raise error
+    if mistake is None:
+        report_exit(1, error=error)
+        sys.exit(1)
     if is_launched_rank():
-        report_exit(MISTAKE, sentence)
+        report_exit(mistake.exit_code, str(mistake))
     else:
-        print(f"error: {sentence}", file=sys.stderr)
-    sys.exit(MISTAKE)
+        print(f"error: {mistake}", file=sys.stderr)
+    sys.exit(mistake.exit_code)
 
 
 def _check_ranks(hydra_node: DictConfig, is_sweep: bool) -> None:

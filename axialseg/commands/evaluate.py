@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from axialseg.commands.command_line import run_command
 from axialseg.commands.saved_run import saved_run
 from axialseg.config.check import check_config, check_model_fits_data
+from axialseg.config.trust import refuse_composed_names
 from axialseg.errors import UserError
 from axialseg.launch import run_on_devices
 from axialseg.machine.hardware import Hardware, check_compiler, configure_torch
@@ -58,6 +59,8 @@ def check_evaluation(cfg: DictConfig) -> None:
         raise UserError(
             f"{cfg.ckpt} does not lie in the folder of a run; name its model=... and data=... too"
         )
+    if cfg.run is not None:
+        refuse_composed_names(cfg, cfg.trust, cfg.run)
     check_config(cfg)
     if cfg.compile:
         check_compiler()
@@ -90,13 +93,16 @@ def _validate(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
 
     from axialseg.build import build_evaluation_data, build_task, build_trainer
     from axialseg.checkpoints.initial import load_trained_weights
+    from axialseg.checkpoints.run_checkpoints import newest_checkpoint
     from axialseg.inference.fold_batch_norms import fold_batch_norms
 
     configure_torch(hardware)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = build_evaluation_data(cfg)
     task = build_task(cfg, datamodule.categories)
-    checkpoint = cfg.ckpt or Path(cfg.run) / "checkpoints" / "last.ckpt"
+    checkpoint = cfg.ckpt or newest_checkpoint(Path(cfg.run))
+    if checkpoint is None:
+        raise UserError(f"run={cfg.run}: this folder holds no checkpoint; give ckpt=<file>")
     net = task.get_submodule("net")
     steps = load_trained_weights(net, checkpoint)
     if cfg.fold_batch_norms:

@@ -5,10 +5,13 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from axialseg.config.saved import accepted
+from axialseg.config.trust import trusted_packages
 from axialseg.errors import UserError
 
 
@@ -25,18 +28,34 @@ def saved_run(overrides: list[str], keys: Collection[str]) -> tuple[Path | None,
         The folder and the nodes; None and no nodes if no run is meant.
 
     Raises:
-        UserError: `run` is not the folder of a run.
+        UserError: `run` is not the folder of a run, or its config could run a stranger's code.
     """
     parsed = OverridesParser.create().parse_overrides(overrides)
     chosen = {str(override.key_or_group): override.value() for override in parsed}
     folder = _run_folder(chosen.get("run"), chosen.get("ckpt"))
     if folder is None:
         return None, {}
-    config = OmegaConf.load(folder / ".hydra" / "config.yaml")
-    content = accepted(OmegaConf.to_container(config, resolve=False))
-    if "model/attention" in chosen:
-        _open_to_choice(content["model"])
-    return folder, {key: content[key] for key in keys if key in content and key not in chosen}
+    content = saved_config(folder / ".hydra" / "config.yaml")
+    kept = {key: content[key] for key in keys if key in content and key not in chosen}
+    kept = accepted(kept, str(folder), trusted_packages(overrides))
+    if "model/attention" in chosen and "model" in kept:
+        _open_to_choice(kept["model"])
+    return folder, kept
+
+
+def saved_config(file: Path) -> dict[str, Any]:
+    """A composed config as it was saved, in plain containers, interpolations as written.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        content: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{file} is damaged ({type(error).__name__}); copy it again") from None
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{file} is no saved config; copy it again")
+    return content
 
 
 def _open_to_choice(model: dict[str, Any]) -> None:

@@ -1,9 +1,7 @@
 """`python train.py`: trains one model on one data set, validates it and says how to go on."""
 
-import json
 import logging
 import os
-import zipfile
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -59,6 +57,7 @@ def _fit(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
     from lightning.pytorch.utilities import rank_zero_only
 
     from axialseg.build import build_task, build_trainer, build_training_data
+    from axialseg.callbacks.scores import validated_step
     from axialseg.checkpoints.initial import load_initial_weights
 
     configure_torch(hardware)
@@ -75,7 +74,7 @@ def _fit(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
         task.get_submodule("net").compile(dynamic=False)
     trainer = build_trainer(cfg, hardware, folder)
     trainer.fit(task, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
-    if trainer.strategy.broadcast(_validated_step(folder)) != trainer.global_step:
+    if trainer.strategy.broadcast(validated_step(folder)) != trainer.global_step:
         trainer.validate(task, datamodule=datamodule, verbose=False)
     trainer.strategy.barrier()  # rank 0 has written metrics.json
     if trainer.is_global_zero:
@@ -91,26 +90,22 @@ def checkpoint_to_resume(resume: str | None, folder: Path) -> Path | None:
         folder: of this run.
 
     Raises:
-        UserError: `resume` names neither, or the file is incomplete.
+        UserError: `resume` names neither, or nothing there is whole.
     """
+    from axialseg.checkpoints.run_checkpoints import check_whole, newest_checkpoint
+
     path = Path(resume) if resume else folder
     if path.is_dir():
-        path = path / "checkpoints" / "last.ckpt"
-    if resume is None and not path.is_file():
+        newest = newest_checkpoint(path)
+        if newest is None and resume is not None:
+            raise UserError(f"resume={resume} holds no checkpoint; give a run's folder")
+        return newest
+    if resume is None:
         return None
     if not path.is_file():
-        raise UserError(
-            f"resume={resume}: {path} does not exist; give a checkpoint or a run's folder"
-        )
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"{path} is no complete checkpoint; name another one with resume=<file>")
+        raise UserError(f"resume={resume} does not exist; give a checkpoint or a run's folder")
+    check_whole(path)
     return path
-
-
-def _validated_step(folder: Path) -> int | None:
-    """Optimiser step of the newest validation in this folder."""
-    file = folder / "metrics.json"
-    return int(json.loads(file.read_text())["step"]) if file.is_file() else None
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """Configs that come out of a run folder or a checkpoint, perhaps a stranger's."""
 
+from collections.abc import Collection
 from typing import Any
+
+from axialseg.config.trust import refuse_strangers
 
 # Modules that have moved -> their place now: runs made before still name the old ones.
 MOVED = {
@@ -9,13 +12,20 @@ MOVED = {
 }
 
 
-def accepted(config: Any) -> Any:
+def accepted(config: dict[str, Any], source: str, trusted: Collection[str] = ()) -> dict[str, Any]:
     """The config in today's words. Every config that was saved goes through here before its use.
 
     Args:
-        config: plain containers, as saved.
+        config: plain containers, as saved; only what is going to be used.
+        source: where it comes from, for the message.
+        trusted: packages that it may build objects of.
+
+    Raises:
+        UserError: it could run code of whoever wrote it, see `axialseg/config/trust.py`.
     """
-    return _with_names_of_today(config)
+    renamed: dict[str, Any] = _with_names_of_today(config)
+    refuse_strangers(renamed, trusted, source)
+    return renamed
 
 
 def _with_names_of_today(node: Any) -> Any:

@@ -162,6 +162,7 @@ class TrainConf:
     trainer: TrainerConf = field(default_factory=TrainerConf)
     logger: dict[str, Any] = field(default_factory=dict)  # name -> logger; null switches one off
     callbacks: dict[str, Any] = field(default_factory=dict)  # likewise
+    trust: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -180,6 +181,7 @@ class EvaluateConf:
     trainer: TrainerConf = field(default_factory=TrainerConf)
     logger: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, Any] = field(default_factory=dict)
+    trust: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -200,6 +202,7 @@ class AttentionConf(ConvertConf):
     layer: str = MISSING
     output: str = "attention.png"
     seed: int = 0
+    trust: list[str] = field(default_factory=list)
 
 
 @dataclass

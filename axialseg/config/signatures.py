@@ -58,6 +58,36 @@ def constructor_signature(target: str) -> Signature | None:
     return None
 
 
+def find_definition(target: str) -> tuple[str, ast.ClassDef | ast.FunctionDef] | None:
+    """The module that defines what a dotted name `module.name` leads to, and its definition.
+
+    Args:
+        target: dotted name of a class or function; a member of a class is not found.
+
+    Returns:
+        None where it is neither, or reading cannot tell.
+
+    Raises:
+        UnknownTarget: see `constructor_signature`.
+    """
+    module, names = _split(target)
+    return _find(module, names[0], MAX_HOPS) if len(names) == 1 else None
+
+
+def is_constant(target: str) -> bool:
+    """Whether the module of a dotted name assigns this name, as a constant in capitals, itself."""
+    module, _, name = target.rpartition(".")
+    file = module_file(module)
+    if file is None or not name.isupper():
+        return False
+    assigned = (node for node in _statements(file) if isinstance(node, ast.Assign | ast.AnnAssign))
+    return any(
+        isinstance(place, ast.Name) and place.id == name
+        for node in assigned
+        for place in (node.targets if isinstance(node, ast.Assign) else [node.target])
+    )
+
+
 @cache
 def module_file(module: str) -> Path | None:
     """Source file of a module; None for compiled ones.

@@ -5,6 +5,7 @@ that follows from the seed (`sampler.py`), so batches do not depend on the numbe
 resumed run continues where it stopped.
 """
 
+import multiprocessing
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,11 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from axialseg.datasets.sampler import CounterSampler, ShardSampler
 from axialseg.errors import UserError
+from axialseg.machine.child_process import (
+    end_with_parent,
+    leave_signals_to_parent,
+    stop_signals_blocked,
+)
 from axialseg.machine.freed_memory import keep_freed_memory
 
 Batch = dict[str, Any]
@@ -102,7 +108,9 @@ class UserErrorLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         """Yields the batches."""
-        for batch in super().__iter__():
+        with stop_signals_blocked():
+            batches = super().__iter__()
+        for batch in batches:
             if isinstance(batch, UserError):
                 raise batch
             yield batch
@@ -129,6 +137,10 @@ def _process_options(num_workers: int) -> dict[str, Any]:
 
 
 def _start_worker(worker: int) -> None:
-    """In a worker process: the processes are the parallelism, threads would only compete."""
-    cv2.setNumThreads(0)
+    """In a worker process."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid is not None:
+        end_with_parent(parent.pid)
+    leave_signals_to_parent()
+    cv2.setNumThreads(0)  # the processes are the parallelism, threads would only compete
     keep_freed_memory()

@@ -5,6 +5,8 @@ folder; this one goes on with it.
 """
 
 import csv
+import logging
+import math
 import os
 import time
 from argparse import Namespace
@@ -16,6 +18,8 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from axialseg.machine.whole_file import whole_file
+
+log = logging.getLogger(__name__)
 
 Row = dict[str, float]
 
@@ -36,7 +40,7 @@ class CsvLogger(Logger):
         self.path = Path(folder) / "metrics.csv"
         self.write_every = write_every
         self._rows: dict[int, Row] | None = None
-        self._written_at = 0.0
+        self._written_at = -math.inf
 
     @property
     def name(self) -> str:
@@ -64,9 +68,20 @@ class CsvLogger(Logger):
         """Adds the values of an optimiser step, 0 if none is given."""
         step = step or 0
         if self._rows is None:
-            self._rows = {number: row for number, row in read_table(self.path) if number < step}
+            # A validation that is made up adds to the row of the step that it belongs to.
+            self._rows = {number: row for number, row in self._earlier() if number <= step}
         row = self._rows.setdefault(step, {})
         row.update({name: float(value) for name, value in metrics.items() if name != "epoch"})
+        if any(name.startswith("val/") for name in metrics):
+            self._written_at = -math.inf  # scores are written at once: they are made only once
+
+    def before_checkpoint(self) -> None:
+        """Writes the table now and once more with the next row, which is of the same step.
+
+        So a run that goes on from the checkpoint finds all rows before it.
+        """
+        self._write()
+        self._written_at = -math.inf
 
     @rank_zero_only
     def save(self) -> None:
@@ -78,6 +93,20 @@ class CsvLogger(Logger):
     def finalize(self, status: str) -> None:
         """Writes the table."""
         self._write()
+
+    def has_scores(self, step: int) -> bool:
+        """Whether the table on the disk holds values of the validation at a step."""
+        return any(name.startswith("val/") for name in dict(self._earlier()).get(step, {}))
+
+    def _earlier(self) -> list[tuple[int, Row]]:
+        """The rows of an earlier start; a table that cannot be read is set aside."""
+        try:
+            return read_table(self.path)
+        except (ValueError, KeyError, TypeError, csv.Error, AttributeError) as error:
+            aside = self.path.with_name(f"{self.path.stem}_damaged_{time.time_ns()}.csv")
+            self.path.rename(aside)
+            log.warning("%s is damaged (%s): set aside as %s", self.path, error, aside.name)
+            return []
 
     def _write(self) -> None:
         if not self._rows:

@@ -136,6 +136,14 @@ def started_ranks(environment: Mapping[str, str]) -> int | None:
     return tasks if tasks > 1 else None
 
 
+def started_rank(environment: Mapping[str, str]) -> int:
+    """The number of this process among the ranks that torchrun or srun has started; 0 if alone."""
+    if started_ranks(environment) is None:
+        return 0
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return int(next(environment[name] for name in names if name in environment))
+
+
 def cpu_count() -> int:
     """Cores that this process may use: its affinity, and the container's quota."""
     cores = (

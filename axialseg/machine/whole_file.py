@@ -21,13 +21,18 @@ def whole_file(path: Path) -> Iterator[Path]:
         The name to write to. It has the suffix of `path`.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written; it names `path`, not the name beside it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
     try:
         yield draft
         os.replace(draft, path)
+    except OSError as error:
+        # A full disk tells no name at all.
+        if error.errno is None or not str(error.filename or draft).startswith(str(draft)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         if draft.is_dir():
             shutil.rmtree(draft, ignore_errors=True)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from axialseg.errors import RunFailedError
+
 log = logging.getLogger(__name__)
 
 # So many in a row mean that the weights, the rate or the data are wrong, not one image.
@@ -29,7 +31,7 @@ class StepGuard:
         self.skipped_steps = 0
         self._net = net
         self._name_images = name_images
-        self._in_a_row = 0
+        self.skipped_in_a_row = 0
         self._statistics: list[tuple[Tensor, Tensor]] = []
         self._watched: list[tuple[Tensor, Tensor]] = []
 
@@ -56,42 +58,49 @@ class StepGuard:
         self._watched.append((is_finite, index))
         return losses.mean() * torch.where(is_finite.all(), 1.0, torch.nan)
 
-    def check(self, parameters: Iterable[nn.Parameter]) -> bool:
+    def check(self, parameters: Iterable[nn.Parameter], step: str = "A step") -> bool:
         """Drops the gradients, so that the optimiser does nothing, unless all are finite.
 
         Args:
             parameters: what the optimiser is about to step.
+            step: what the report calls the step.
 
         Returns:
             Whether the step goes ahead.
 
         Raises:
-            RuntimeError: too many steps in a row were dropped.
+            RunFailedError: too many steps in a row were dropped.
         """
         watched, self._watched = self._watched, []
         stepped = [parameter for parameter in parameters if parameter.grad is not None]
         if _all_finite(stepped):
-            self._in_a_row = 0
+            self.skipped_in_a_row = 0
             return True
         for parameter in stepped:
             parameter.grad = None
         for buffer, before in self._statistics:
             buffer.copy_(before)
         self.skipped_steps += 1
-        self._in_a_row += 1
-        self._report(watched)
-        if self._in_a_row >= LIMIT_IN_A_ROW:
-            raise RuntimeError(f"{LIMIT_IN_A_ROW} steps in a row had no finite loss or gradient")
+        self.skipped_in_a_row += 1
+        self._report(watched, step)
+        if self.skipped_in_a_row >= LIMIT_IN_A_ROW:
+            raise RunFailedError(
+                f"the last {LIMIT_IN_A_ROW} steps had no finite loss or gradient; go on from an "
+                "earlier checkpoint with a lower schedule.lr, or look at the images that are named "
+                "above"
+            )
         return False
 
-    def _report(self, watched: list[tuple[Tensor, Tensor]]) -> None:
+    def _report(self, watched: list[tuple[Tensor, Tensor]], step: str) -> None:
         """Names the images whose loss is to blame, on their rank."""
         blamed = torch.cat([index[~is_finite] for is_finite, index in watched])
         if len(blamed):
             names = self._name_images(blamed)
-            log.warning("The loss is not finite, the step is skipped; images: %s", ", ".join(names))
+            log.warning(
+                "%s is skipped, because its loss is not finite; images: %s", step, ", ".join(names)
+            )
         else:
-            log.warning("A gradient is not finite, the step is skipped")
+            log.warning("%s is skipped, because a gradient is not finite", step)
 
 
 def _all_finite(parameters: list[nn.Parameter]) -> bool:

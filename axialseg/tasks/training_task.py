@@ -1,8 +1,10 @@
 """What all training shares: optimisation, randomness, skipped steps."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,11 +15,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from axialseg.errors import UserError
+from axialseg.checkpoints.stored_weights import refuse_not_finite
+from axialseg.errors import RunFailedError, UserError
 from axialseg.losses.losses import Losses
 from axialseg.tasks.step_guard import StepGuard
 
+log = logging.getLogger(__name__)
+
 ParameterGroups = list[dict[str, Any]]
+KEPT_STEPS = 3  # that are skipped, each start of a run; a checkpoint is large
 
 
 class TrainingTask(pl.LightningModule, ABC):
@@ -61,6 +67,9 @@ class TrainingTask(pl.LightningModule, ABC):
         self.seed = seed
         self.channels_last = channels_last
         self.guard = StepGuard(net, self._image_names)
+        self._first_step = 0
+        self._kept_steps = 0
+        self._is_within_step = False
 
     @abstractmethod
     def training_losses(self, batch: dict[str, Any]) -> Losses:
@@ -80,7 +89,13 @@ class TrainingTask(pl.LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     def on_train_start(self) -> None:
-        """Lets a resumed run follow its configuration, not the rates that the checkpoint holds."""
+        """Lets a resumed run follow its configuration, not the rates that the checkpoint holds.
+
+        Raises:
+            RunFailedError: the weights to start from are not finite.
+        """
+        self._first_step = self.global_step
+        refuse_not_finite(self.net.state_dict(), f"step {self.global_step} of this run")
         assert self.parameter_groups is not None
         assert self.curve is not None
         configured = self.parameter_groups(self.net)
@@ -112,13 +127,55 @@ class TrainingTask(pl.LightningModule, ABC):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Drops the step if it would make weights NaN; the learning rate moves on all the same."""
-        self.guard.check(p for group in optimizer.param_groups for p in group["params"])
+        parameters = (p for group in optimizer.param_groups for p in group["params"])
+        step = f"Step {self.global_step} of seed {self.seed}"
+        if not self.guard.check(parameters, step) and self._kept_steps < KEPT_STEPS:
+            self._keep_step()
+
+    def on_train_end(self) -> None:
+        """Refuses to call a training well done that took no step.
+
+        Raises:
+            RunFailedError: all steps since the start, ten or more, were dropped.
+        """
+        skipped = self.guard.skipped_in_a_row
+        if skipped >= 10 and skipped == self.global_step - self._first_step:
+            raise RunFailedError(
+                f"none of the {skipped} steps had a finite loss or gradient, so nothing was "
+                "learnt; go on from an earlier checkpoint, or with a lower schedule.lr"
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Stores the classes, so that the checkpoint can be used where the data are not."""
+        """Stores the classes, so that the checkpoint can be used where the data are not.
+
+        A checkpoint that is written within a step is put back to the step's beginning.
+        """
         categories = getattr(getattr(self.trainer, "datamodule", None), "categories", None)
         if categories is not None:
             checkpoint["classes"] = asdict(categories)
+        if self._is_within_step:
+            batches = self.global_step * self.trainer.accumulate_grad_batches
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+            counted = dict.fromkeys(("ready", "started", "processed", "completed"), batches)
+            progress["total"] |= counted
+            progress["current"] |= counted
+
+    def _keep_step(self) -> None:
+        """Leaves what this very step started from, and the line that runs it alone."""
+        self._kept_steps += 1
+        folder = Path(self.trainer.default_root_dir).absolute()
+        file = folder / "checkpoints" / f"before_step_{self.global_step}.ckpt"
+        self._is_within_step = True
+        self.trainer.save_checkpoint(file, weights_only=False)
+        self._is_within_step = False
+        if self.trainer.is_global_zero:
+            log.warning(
+                "To run this step alone, on the same images with the same random numbers:\n"
+                "python train.py --config-path %s --config-name config resume=%s "
+                "trainer.max_steps=%d trainer.limit_val_batches=0 hydra.run.dir=%s",
+                *(folder / ".hydra", file, self.global_step + 1),
+                folder / f"step_{self.global_step}",
+            )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses to train on from averaged weights as if they were the trained ones."""

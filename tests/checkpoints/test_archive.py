@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from axialseg.checkpoints import archive as archive_module
 from axialseg.checkpoints.archive import DamagedArchiveError, extract_archive
 from axialseg.errors import UserError
 
@@ -168,3 +169,34 @@ def test_missing_archive(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No such file"):
         extract_archive(tmp_path / "none.tar.gz", tmp_path / "target")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["a file", "the end", "a name"])
+def test_an_archive_that_grows_without_end(
+    place: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    assert_nothing_left: Callable[[], None],
+) -> None:
+    monkeypatch.setattr(archive_module, "_ALWAYS_ALLOWED_BYTES", 1 << 20)
+    zeros = bytes(30 << 20)
+    if place == "the end":
+        (tmp_path / "model.tar.gz").write_bytes(gzip.compress(zeros))
+    else:
+        long = special("x" * (5 << 20), tarfile.REGTYPE)
+        members = [plain_file("a", zeros)] if place == "a file" else [long]
+        write_archive(tmp_path / "model.tar.gz", members)
+    with pytest.raises(UserError, match="20 times its own size") as caught:
+        extract_archive(tmp_path / "model.tar.gz", tmp_path / "target")
+    assert not isinstance(caught.value, DamagedArchiveError)
+    assert_nothing_left()
+
+
+def test_an_archive_of_very_many_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, assert_nothing_left: Callable[[], None]
+) -> None:
+    monkeypatch.setattr(archive_module, "_MOST_FILES", 10)
+    write_archive(tmp_path / "model.tar.gz", [plain_file(str(n), b"") for n in range(11)])
+    with pytest.raises(UserError, match="more than 10 files"):
+        extract_archive(tmp_path / "model.tar.gz", tmp_path / "target")
+    assert_nothing_left()

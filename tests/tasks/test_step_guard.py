@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from axialseg.errors import RunFailedError
 from axialseg.tasks.step_guard import LIMIT_IN_A_ROW, StepGuard
 
 
@@ -115,7 +116,7 @@ def test_many_in_a_row_are_an_error(net: nn.Module, caplog: pytest.LogCaptureFix
         forward_backward(net, guard, bad)
         guard.check(net.parameters())
     forward_backward(net, guard, bad)
-    with pytest.raises(RuntimeError, match="in a row"):
+    with pytest.raises(RunFailedError, match="the last 50 steps"):
         guard.check(net.parameters())
 
 

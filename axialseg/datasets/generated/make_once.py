@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from axialseg.errors import UserError
+from axialseg.machine.in_use import keep_unchanged, may_replace
 
 log = logging.getLogger(__name__)
 
@@ -29,19 +30,31 @@ def make_once(
         facts: what everything in it follows from; one with other facts is replaced.
         write: fills an empty folder.
 
+    Until this process ends, no other one replaces it.
+
     Raises:
-        UserError: `root` holds files that are not ours, or cannot be written.
+        UserError: `root` holds files that are not ours, cannot be written, or holds a data set that
+            another job is using and that would be replaced.
     """
     stamp: Stamp = {"made_by": f"axialseg {name}", **facts}
+    in_use = root.parent / f".{root.name}.in_use"
     if _stamp_of(root, name) == stamp:
-        return
+        keep_unchanged(in_use)
+        if _stamp_of(root, name) == stamp:  # it was not replaced in between
+            return
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(root.parent / f".{root.name}.lock"):
             if _stamp_of(root, name) != stamp:
                 _refuse_foreign(root, name)
+                if not may_replace(in_use):
+                    raise UserError(
+                        f"another job is using the {name} data set in {root}, made with other "
+                        "settings; wait for its end, or give another folder with data.root"
+                    )
                 log.info("Generating the %s data set in %s", name, root)
                 _replace(root, name, stamp, write)
+            keep_unchanged(in_use)
     except OSError as error:
         raise UserError(
             f"{root} cannot be written ({error.strerror}); give a writable folder with data.root."

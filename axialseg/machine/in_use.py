@@ -1,0 +1,79 @@
+"""Folders that a running job must have for itself, or unchanged; a dead process holds nothing."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from filelock import FileLock, Timeout
+
+from axialseg.errors import UserError
+
+# Files whose shared lock this process holds until it ends, or replaces what they stand for.
+_held: dict[Path, IO[str]] = {}
+
+
+@contextmanager
+def only_job_in(folder: Path) -> Iterator[None]:
+    """Keeps other jobs out of the folder of a job.
+
+    Raises:
+        UserError: one is running there.
+    """
+    lock = FileLock(folder / ".running.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"another job is running in {folder}; wait for its end, or give another folder"
+        ) from None
+    except (OSError, NotImplementedError):  # a file system without locks, or read-only
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def refuse_running(folder: Path) -> None:
+    """Refuses a folder in which a job is running, before anything is written there.
+
+    Raises:
+        UserError: one is.
+    """
+    if (folder / ".running.lock").exists():
+        with only_job_in(folder):
+            pass
+
+
+def keep_unchanged(lock_file: Path) -> None:
+    """Lets nobody replace what the lock file stands for while this process lives.
+
+    Waits for one that is replacing it.
+    """
+    if lock_file in _held:
+        return
+    with suppress(OSError):  # a read-only folder: nobody replaces anything there
+        file = lock_file.open("a")
+        fcntl.flock(file, fcntl.LOCK_SH)
+        _held[lock_file] = file
+
+
+def may_replace(lock_file: Path) -> bool:
+    """Whether no other process keeps unchanged what the lock file stands for.
+
+    What this process keeps itself, as an earlier job of a sweep, does not count.
+    """
+    if lock_file in _held:
+        with _held.pop(lock_file) as file:
+            fcntl.flock(file, fcntl.LOCK_UN)  # also for the copies in loader workers
+    with lock_file.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True  # a file system without locks
+        return True
