@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import tomllib
-import zipfile
 from importlib.metadata import PackageNotFoundError, requires
 from itertools import chain
 from pathlib import Path
@@ -38,8 +37,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = "from setuptools import build_meta; build_meta.build_wheel('dist')"
     subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
     (wheel,) = (source / "dist").glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(target)
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet"]
+    subprocess.run([*pip, "--target", target, wheel], check=True, capture_output=True)
     return target
 
 
@@ -53,7 +52,7 @@ def test_wheel_holds_the_package_and_its_configs(installed: Path) -> None:
     assert files(installed / "axialseg", "*.py") == files(ROOT / "axialseg", "*.py")
     assert (installed / "axialseg/checkpoints/published.yaml").is_file()
     tops = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
-    assert tops == {"axialseg"}
+    assert tops == {"axialseg", "bin"}
 
 
 @pytest.mark.parametrize("command", ["train --cfg job", "train experiments=coco/nope"])
@@ -72,6 +71,43 @@ def test_commands_run_from_the_wheel(command: str, installed: Path, tmp_path: Pa
     else:
         assert done.returncode == 2
         assert "none" in done.stderr
+
+
+def run_installed(installed: Path, folder: Path, *line: str) -> subprocess.CompletedProcess[str]:
+    """What the wheel's scripts do in a folder far from the project."""
+    scripts = os.pathsep.join([str(installed / "bin"), os.environ["PATH"]])
+    environment = {**os.environ, "PYTHONPATH": str(installed), "PATH": scripts}
+    return subprocess.run(
+        [installed / "bin" / line[0], *line[1:]],
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_scripts_of_the_wheel(installed: Path, tiny_run: list[str], tmp_path: Path) -> None:
+    """Train and evaluate, by the hint that the training gave."""
+    lines = [line for line in tiny_run if "max_steps" not in line and "interval" not in line]
+    run = "hydra.run.dir=run"
+    trained = run_installed(
+        installed, tmp_path, "axialseg-train", *lines, "trainer.max_steps=2", run
+    )
+    assert trained.returncode == 0, trained.stderr
+    assert "To evaluate them:  axialseg-evaluate run=run\n" in trained.stdout + trained.stderr
+    evaluated = run_installed(installed, tmp_path, "axialseg-evaluate", "run=run")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert (tmp_path / "run/evaluation/metrics.json").is_file()
+
+
+def test_help_names_what_exists(installed: Path, tmp_path: Path) -> None:
+    told = run_installed(installed, tmp_path, "axialseg-train", "--help").stdout
+    assert "axialseg-train model=axial_deeplab_l data=coco" in told
+    assert "train.py" not in told
+    install = run_installed(installed, tmp_path, "axialseg-train", "-sc", "install=bash").stdout
+    assert "COMP_LINE" in install
 
 
 def test_constraints_fit_every_machine() -> None:

@@ -34,6 +34,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from axialseg.commands.invocation import invocation
 from axialseg.commands.machine_failures import machine_failure
 from axialseg.commands.saved_run import saved_config
 from axialseg.config.check import check_config, has_axial_attention, nearest
@@ -86,6 +87,7 @@ def run_command(
     # Hydra then raises instead of printing its own report, and `user_mistake` can translate.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     logging.raiseExceptions = False  # a log file on a full disk must not fill the terminal instead
+    os.environ["AXIALSEG_START"] = invocation(config_name)  # for the text of --help
 
     def guarded_job(cfg: DictConfig) -> float | None:
         try:

@@ -11,6 +11,7 @@ from axialseg.checkpoints.published import (
     published_checkpoints,
 )
 from axialseg.commands.command_line import compose_config, run_tool
+from axialseg.commands.invocation import invocation
 from axialseg.errors import UserError
 from axialseg.visualization.text_table import text_table
 
@@ -42,12 +43,12 @@ def download(arguments: list[str]) -> None:
     name, model = checkpoint.name, " ".join(overrides)
     say = partial(print, flush=True)
     download_checkpoint(name, cache_folder(), partial(_convert, checkpoint), say)
-    print(f"to start from it:  python train.py {model} model.initial_checkpoint={name}")
+    print(f"to start from it:  {invocation('train')} {model} model.initial_checkpoint={name}")
     if checkpoint.pq is not None:
         chosen = f"{model} data={checkpoint.data}"
         if checkpoint.experiment is not None:
             chosen = f"experiments={checkpoint.experiment}"
-        print(f"to evaluate it:    python evaluate.py ckpt={name} {chosen}")
+        print(f"to evaluate it:    {invocation('evaluate')} ckpt={name} {chosen}")
 
 
 def _overrides(checkpoint: PublishedCheckpoint) -> list[str]:

@@ -8,6 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from axialseg.commands.command_line import run_command
+from axialseg.commands.invocation import invocation
 from axialseg.config.check import check_config, check_model_fits_data
 from axialseg.errors import UserError
 from axialseg.launch import run_on_devices
@@ -79,7 +80,8 @@ def _fit(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
     trainer.strategy.barrier()  # rank 0 has written metrics.json
     if trainer.is_global_zero:
         shown = os.path.relpath(folder)
-        log.info("Results are in %s\nTo evaluate them:  python evaluate.py run=%s", shown, shown)
+        start = invocation("evaluate")
+        log.info("Results are in %s\nTo evaluate them:  %s run=%s", shown, start, shown)
 
 
 def checkpoint_to_resume(resume: str | None, folder: Path) -> Path | None:
