@@ -64,7 +64,8 @@ FORBIDDEN = {
 }
 # What a command imports before it knows that its config is right.
 BEFORE_THE_CHECK = (
-    *("config/schema", "config/check", "config/signatures", "commands/command_line", "launch"),
+    *("config/schema", "config/check", "config/signatures", "config/mistakes"),
+    *("commands/command_line", "launch"),
     *("machine/hardware", "machine/freed_memory", "errors"),
 )
 HEAVY = {"torch", "lightning", "numpy", "cv2", "wandb", "torchmetrics", "scipy", "matplotlib"}

@@ -23,26 +23,20 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override
-from hydra.errors import (
-    ConfigCompositionException,
-    HydraException,
-    InstantiationException,
-    MissingConfigException,
-    OverrideParseException,
-)
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from axialseg.commands.invocation import invocation
 from axialseg.commands.machine_failures import machine_failure
 from axialseg.commands.saved_run import saved_config
 from axialseg.config.check import check_config, has_axial_attention, nearest
+from axialseg.config.mistakes import choices, refuse_renamed, sentence_for
 from axialseg.config.saved import accepted
 from axialseg.config.schema import conf_dir, register_schemas
-from axialseg.config.signatures import UnknownTarget, constructor_signature
 from axialseg.config.trust import trusted_packages
-from axialseg.config.typed_values import expand_home, expand_home_typed, quoted
+from axialseg.config.typed_values import expand_home, expand_home_typed
 from axialseg.errors import UserError
 from axialseg.launch import PARENT, is_launched_rank, report_exit
 from axialseg.machine.child_process import end_with_parent
@@ -58,13 +52,6 @@ REFUSED_VALUE = re.compile(
     r".*full_key: (?P<key>.*?)\.?(?P<number>\d*)$",
     re.DOTALL,
 )
-# Groups of earlier versions -> what they are called now.
-RENAMED = {
-    "method": "model/base",
-    "method/context": "model/context",
-    "formulation": "model/attention",
-    "kernel": "model/attention",
-}
 COPIED_ERROR = r"^(?:[\w.]+\.)?(?:UserError|RunFailedError): "
 SWEEP_CHECKS = 32  # compositions that checking a sweep may take
 
@@ -142,7 +129,7 @@ def check_command_line(
             prepare(args.overrides)
         if args.help or args.hydra_help or args.info or args.shell_completion:
             return
-        _refuse_renamed(args.overrides)
+        refuse_renamed(args.overrides)
         if folder != conf_dir():
             _check_foreign(folder / f"{args.config_name or config_name}.yaml", args.overrides)
         with initialize_config_dir(str(folder), version_base="1.3"):
@@ -160,7 +147,7 @@ def check_command_line(
                 if not args.multirun and started_rank(os.environ) == 0:
                     refuse_running(folder_of_job)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise UserError(_translate(error, folder, args.overrides)) from error
+        raise UserError(sentence_for(error, folder, args.overrides)) from error
     finally:
         GlobalHydra.instance().clear()
 
@@ -209,7 +196,7 @@ def compose_config(config_name: str, overrides: list[str]) -> DictConfig:
         UserError: one sentence about what is wrong.
     """
     register_schemas()
-    _refuse_renamed(overrides)
+    refuse_renamed(overrides)
     overrides = expand_home_typed(overrides)
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -217,15 +204,10 @@ def compose_config(config_name: str, overrides: list[str]) -> DictConfig:
         expand_home(cfg)
         check_config(cfg)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise UserError(_translate(error, conf_dir(), overrides)) from error
+        raise UserError(sentence_for(error, conf_dir(), overrides)) from error
     finally:
         GlobalHydra.instance().clear()
     return cfg
-
-
-def choices(group: str) -> list[str]:
-    """What a group of the configuration can be set to, sorted."""
-    return _options(group, conf_dir())
 
 
 def user_mistake(error: BaseException) -> UserError | None:
@@ -246,7 +228,7 @@ def user_mistake(error: BaseException) -> UserError | None:
             return failure
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, HydraException) and not isinstance(error, InstantiationException):
-        return UserError(_translate(error, conf_dir(), []))
+        return UserError(sentence_for(error, conf_dir(), []))
     refused = REFUSED_VALUE.match(str(error))
     if refused and isinstance(error.__cause__, ValueError):
         lines = map(str.strip, str(error.__cause__).splitlines())
@@ -290,16 +272,6 @@ def _check_ranks(hydra_node: DictConfig, is_sweep: bool) -> None:
         )
 
 
-def _refuse_renamed(overrides: list[str]) -> None:
-    """Hydra would take `+<a group of an earlier version>=...` for a new key, and do nothing."""
-    for line in overrides:
-        key, at, package = line.partition("=")[0].lstrip("+").partition("@")
-        if key in RENAMED:
-            raise UserError(
-                f"{key} is now called {RENAMED[key]}; write {RENAMED[key]}{at}{package}="
-            )
-
-
 def _note_attention(cfg: DictConfig, overrides: list[str]) -> None:
     """Says so if the command line chooses the attention of a model that has none."""
     for line in overrides:
@@ -339,119 +311,9 @@ def _swept_values(override: Override) -> list[str]:
     if isinstance(value, IntervalSweep):
         return [f"{key}={value.start}"]
     if isinstance(value, Glob):
-        options = _options(override.key_or_group, conf_dir())
+        options = choices(override.key_or_group)
         names = value.filter([option for option in options if "/" not in option])
         if not names:
             raise UserError(f"{override.input_line} matches none; {nearest('', options)}")
         return [f"{key}={name}" for name in names]
     return [f"{key}={text}" for text in override.sweep_string_iterator()]
-
-
-def _translate(error: Exception, folder: Path, overrides: list[str]) -> str:
-    """One sentence for what Hydra or OmegaConf refused.
-
-    Args:
-        error: the exception.
-        folder: the primary config's folder.
-        overrides: the command line's.
-    """
-    text = " ".join(str(error).split())
-    where = re.match(r"In '([^']+)': ", text)
-    prefix = f"{where[1]}.yaml: " if where and where[1].startswith("experiments/") else ""
-    if isinstance(error, OverrideParseException):
-        return _unreadable(str(error.override), error.message)
-    if isinstance(error, yaml.MarkedYAMLError):
-        return f"{error.problem_mark} is no valid YAML: {error.problem}"
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        return prefix + _missing_file(error, folder, overrides)
-    several = re.match(r"Ambiguous value for argument '(.*)' 1\. To use it as a list", text)
-    if several:
-        return (
-            f"{several[1]} names several values: type {quoted(several[1])} for one with commas, or "
-            "put a list into brackets"
-        )
-    no_match = re.search(
-        r"Could not override '(([^@']+)[^']*)'\. "
-        r"(?:Did you mean .+? (\S+\?)|No match in the defaults list)",
-        text,
-    )
-    if no_match:
-        key, group, hint = no_match.groups()
-        if hint is None and group in _groups(folder):
-            return f"{prefix}{key} cannot be chosen: nothing in this config uses {group}"
-        hint = f"did you mean {hint}" if hint else nearest(key, _groups(folder))
-        return f"{prefix}{key} is no group here; {hint}"
-    doubled = re.search(r"Multiple values for ([^ ]+)\. ", text)
-    if doubled:
-        return f"{doubled[1]} is chosen already; write {doubled[1]}=<choice> without a +"
-    composing = isinstance(error, ConfigCompositionException)
-    cause = (error.__cause__ or error.__context__) if composing else error
-    if isinstance(cause, ConfigAttributeError | ConfigKeyError):
-        return prefix + _unknown_key(cause)
-    if isinstance(cause, OmegaConfBaseException):
-        message = str(cause.msg or cause).splitlines()[0]
-        return f"{prefix}{cause.full_key}: {message}" if cause.full_key else prefix + message
-    return text
-
-
-def _unreadable(override: str, message: str) -> str:
-    """For an override that Hydra's grammar does not know."""
-    typed = quoted(override)
-    if typed is None:
-        return f"{override!r} is no key=value: {message.splitlines()[0]}"
-    return f"{override} has characters that need quotes; type {typed}"
-
-
-def _missing_file(error: MissingConfigException, folder: Path, overrides: list[str]) -> str:
-    """For a choice that does not exist: the nearest one and all there are."""
-    missing = str(error.missing_cfg_file)
-    named = [line.partition("=")[0].lstrip("+").partition("@")[0] for line in overrides]
-    groups = [key for key in named if missing.startswith(f"{key}/")]
-    group = max(groups, key=len, default=missing.rpartition("/")[0])
-    choice = missing[len(group) + 1 :] if group else missing
-    options = _options(group, folder) or list(error.options or [])
-    hint = nearest(choice, options, prefix=f"{group}=" if group else "")
-    listed = f" (there are: {', '.join(options)})" if hint.startswith("did you mean") else ""
-    written = f"{group}={choice}" if group else f"the config {choice}"
-    return f"{written} does not exist; {hint}{listed}"
-
-
-def _unknown_key(cause: OmegaConfBaseException) -> str:
-    """For a key that the config does not have: the nearest one, or how to add it."""
-    full_key = str(cause.full_key or cause.key)
-    parent, _, key = full_key.rpartition(".")
-    node = cause.parent_node
-    prefix = f"{parent}." if parent else ""
-    if not OmegaConf.is_dict(node):
-        return f"{full_key} does not exist"
-    names = set(map(str, node)) - {"hydra"}
-    if "_target_" in names:
-        try:
-            signature = constructor_signature(str(node._target_))
-        except UnknownTarget:
-            signature = None
-        arguments = set(signature.annotations) if signature else set()
-        if key in arguments:
-            return f"{full_key} is not set in this config; add it as +{full_key}=<value>"
-        names = (names | arguments) - {"_target_"}
-    return f"{full_key} does not exist; {nearest(key, names, prefix)}"
-
-
-def _options(group: str, folder: Path) -> list[str]:
-    """All choices of a group as they are written on the command line.
-
-    Only `experiments` has choices in sub-folders; those of other groups are groups themselves.
-    """
-    if group == "experiments":
-        place = conf_dir().parent / group
-        files = place.rglob("*.yaml")
-    else:
-        place = folder / group
-        files = place.glob("*.yaml")
-    return sorted(str(file.relative_to(place).with_suffix("")) for file in files)
-
-
-def _groups(folder: Path) -> list[str]:
-    """The groups that the primary configs choose from."""
-    folders = {file.parent for file in folder.rglob("*.yaml")} - {folder}
-    return sorted({str(place.relative_to(folder)) for place in folders} | {"experiments"})

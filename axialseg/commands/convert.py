@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from axialseg.commands.command_line import choices, compose_config, run_tool
+from axialseg.commands.command_line import compose_config, run_tool
+from axialseg.config.mistakes import choices
 from axialseg.errors import UserError
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from axialseg.checkpoints import published
 from axialseg.checkpoints.initial import load_initial_weights
 from axialseg.checkpoints.published import published_checkpoints
 from axialseg.commands import download
-from axialseg.commands.command_line import choices, compose_config
+from axialseg.commands.command_line import compose_config
+from axialseg.config.mistakes import choices
 
 Command = Callable[[Callable[[], None], list[str]], None]
 Refusal = Callable[[Callable[[], None], list[str]], str]
