@@ -26,10 +26,12 @@ class PublishedModel(NamedTuple):
     Attributes:
         overrides: ours for it.
         semantic_channels: of its semantic head.
+        class_channels: classes and "no object", if that is another number.
     """
 
     overrides: tuple[str, ...]
     semantic_channels: int
+    class_channels: int | None = None
 
 
 PUBLISHED = {
@@ -58,6 +60,14 @@ MAX_DEEPLAB = {
     "max_deeplab_l_os16_coco": PublishedModel(("model=max_deeplab_l",), 134),
 }
 
+KMAX = {
+    "kmax_r50_os32_coco": PublishedModel(("model=kmax_r50",), 134),
+    "kmax_axial_r50_os32_coco": PublishedModel(("model=kmax_axial_r50",), 134),
+    "kmax_axial_r50_os32_cityscapes": PublishedModel(
+        ("model=kmax_axial_r50_cityscapes",), 19, class_channels=20
+    ),
+}
+
 
 @cache
 def manifest(name: str) -> dict:
@@ -73,18 +83,24 @@ def model_config(overrides: tuple[str, ...]) -> DictConfig:
         return compose(overrides=choices).model
 
 
-def build_on_meta(model: DictConfig, semantic_channels: int) -> nn.Module:
+def build_on_meta(
+    model: DictConfig, semantic_channels: int, class_channels: int | None = None
+) -> nn.Module:
     """The network without memory for its weights, in evaluation mode."""
+    classes = {} if class_channels is None else {"class_channels": class_channels}
     with torch.device("meta"):
         backbone = instantiate(model.backbone)
-        net = instantiate(model.net, backbone=backbone, semantic_channels=semantic_channels)
+        net = instantiate(
+            model.net, backbone=backbone, semantic_channels=semantic_channels, **classes
+        )
     return net.eval()
 
 
 def published_on_meta(name: str) -> nn.Module:
     """A published model on the meta device."""
-    published = (PUBLISHED | MAX_DEEPLAB)[name]
-    return build_on_meta(model_config(published.overrides), published.semantic_channels)
+    published = (PUBLISHED | MAX_DEEPLAB | KMAX)[name]
+    model = model_config(published.overrides)
+    return build_on_meta(model, published.semantic_channels, published.class_channels)
 
 
 def filled_by_rule(name: str) -> nn.Module:

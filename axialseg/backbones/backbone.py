@@ -71,6 +71,19 @@ class MemoryBackbone(Backbone, Protocol):
         ...
 
 
+@runtime_checkable
+class RawBackbone(Backbone, Protocol):
+    """A backbone that gives its features before their activation too; kMaX-DeepLab reads them."""
+
+    def raw_stages(self, image: Tensor, valid: Tensor | None = None) -> Mapping[str, Tensor]:
+        """The features before their activation, by name of the stage."""
+        ...
+
+    def activated(self, raw_stages: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The features of what `raw_stages` returns, as the backbone itself gives them."""
+        ...
+
+
 def records_by_stride(values: Mapping[str, T], strides: Mapping[str, int]) -> dict[int, list[T]]:
     """What a `StackedDecoder` starts from: of several features at one stride the deepest.
 

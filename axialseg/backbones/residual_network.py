@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from axialseg.backbones.backbone import records_by_stride
 from axialseg.decoders.stacked import AfterBlock, StackedDecoder, StackedDecoderFactory
+from axialseg.layers.activation import Activation, activation_function
 from axialseg.layers.activation_checkpointing import CheckpointedBlock
 from axialseg.layers.axial_attention import AttentionFactory, AxialStriding
 from axialseg.layers.axial_block import AxialBranch
@@ -53,6 +54,7 @@ class ResidualNetwork(nn.Module):
             subsample after each axis, the authors' PyTorch code averages after both.
         image_mean: what an RGB image in 0..255 is normalised by, and
         image_std: its width; the defaults are the authors' TensorFlow code's -1..1.
+        activation: of the blocks; the stem has its own.
         activation_checkpointing: keep no activation inside the residual blocks; the backward pass
             computes them again.
         drop_path_keep: probability of keeping a residual branch in training; 1 keeps all.
@@ -89,6 +91,7 @@ class ResidualNetwork(nn.Module):
         axial_striding: AxialStriding = "subsample",
         image_mean: Sequence[float] = (127.5, 127.5, 127.5),
         image_std: Sequence[float] = (127.5, 127.5, 127.5),
+        activation: Activation = "relu",
         activation_checkpointing: bool = False,
         drop_path_keep: float = 1.0,
         drop_path_schedule: DropPathSchedule = "linear",
@@ -111,6 +114,7 @@ class ResidualNetwork(nn.Module):
         self.max_pool = max_pool
         self.axial_striding: AxialStriding = axial_striding
         self.image_mean, self.image_std = tuple(image_mean), tuple(image_std)
+        self.activation = activation
         self.block_class = CheckpointedBlock if activation_checkpointing else ResidualBlock
         self.conv_blocks = dict(enumerate(conv_blocks, start=first_stage))
         self.drop_path_keep = drop_path_keep
@@ -177,18 +181,32 @@ class ResidualNetwork(nn.Module):
             self._axial_branch(in_channels, width, stride)
             if is_axial
             else _conv_branch(
-                self.conv_blocks[stage], in_channels, width, stride, dilation, next_dilation
+                self.conv_blocks[stage],
+                in_channels,
+                width,
+                stride,
+                dilation,
+                next_dilation,
+                self.activation,
             )
         )
         keep = self.drop_path_keep if nominal_stride >= self.drop_path_from_stride else 1.0
         if keep < 1.0 and self.drop_path_schedule == "linear":
             keep = linear_keep_probability(keep, nominal_stride)
-        return self.block_class(branch, in_channels, width, stride, keep)
+        return self.block_class(branch, in_channels, width, stride, keep, self.activation)
 
     def _axial_branch(self, in_channels: int, width: int, stride: int) -> AxialBranch:
         inner, key, value = (width // 4 * expansion for expansion in self.expansions)
         return AxialBranch(
-            self.attention, in_channels, inner, key, value, width, stride, self.axial_striding
+            self.attention,
+            in_channels,
+            inner,
+            key,
+            value,
+            width,
+            stride,
+            self.axial_striding,
+            self.activation,
         )
 
     def raw_stages(
@@ -206,7 +224,7 @@ class ResidualNetwork(nn.Module):
         """
         x = self.stem(normalize_image(image, valid, self.image_mean, self.image_std))
         if self.max_pool:
-            x = F.max_pool2d(F.relu(x), 3, stride=2, padding=1)
+            x = F.max_pool2d(activation_function(self.activation)(x), 3, stride=2, padding=1)
         outputs = {"stage1": x}
         for name, blocks in self.stages.items():
             if after_block is None:
@@ -228,8 +246,12 @@ class ResidualNetwork(nn.Module):
             ``res1`` .. ``res5``, activated; resK is ``[B, channels["resK"], h, w]`` at stride
             min(2^K, output_stride) with h = (H - 1) // stride + 1.
         """
-        stages = self.raw_stages(image, valid)
-        return {name.replace("stage", "res"): F.relu(x) for name, x in stages.items()}
+        return self.activated(self.raw_stages(image, valid))
+
+    def activated(self, raw_stages: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``res1`` .. ``res5`` of what `raw_stages` returns."""
+        activation = activation_function(self.activation)
+        return {name.replace("stage", "res"): activation(x) for name, x in raw_stages.items()}
 
 
 def _conv_branch(
@@ -239,16 +261,21 @@ def _conv_branch(
     stride: int,
     dilation: int,
     next_dilation: int,
+    activation: Activation,
 ) -> nn.Module:
     quarter = width // 4
     match kind:
         case "bottleneck":
-            return BottleneckBranch(in_channels, quarter, quarter, width, stride, dilation)
+            return BottleneckBranch(
+                in_channels, quarter, quarter, width, stride, dilation, activation
+            )
         case "wide_bottleneck":
-            return BottleneckBranch(in_channels, quarter, 2 * quarter, width, stride, dilation)
+            return BottleneckBranch(
+                in_channels, quarter, 2 * quarter, width, stride, dilation, activation
+            )
         case "basic":
             # Only one 3x3 convolution sees the stride that the block replaces by dilation.
-            return BasicBranch(in_channels, width, stride, dilation, next_dilation)
+            return BasicBranch(in_channels, width, stride, dilation, next_dilation, activation)
         case _:
             raise ValueError(
                 f"conv_blocks knows bottleneck, basic and wide_bottleneck, but not {kind!r}"

@@ -1,8 +1,8 @@
 """What a network costs: its parameters, and its multiply-adds for an image size.
 
 Nothing is computed: the network may lie on the meta device. A multiply-add is a multiplication with
-its addition, in a convolution, a linear layer, an attention product or MaX-DeepLab's products of
-pixels and slots; norms, activations and resizing are not counted. Attention counts as its textbook
+its addition, in a convolution, a linear layer, an attention product or a product of pixels and
+slots; norms, activations and resizing are not counted. Attention counts as its textbook
 form whatever computes it: K products for each similarity term and V for each retrieved term, for
 each pair of a query and a key position; a span of m makes m pairs of a query position, those beyond
 the border included (Wang et al. 2020, "Axial-DeepLab", counts so). A dilated convolution counts as
@@ -20,11 +20,19 @@ from torch import Tensor, nn
 
 from axialseg.backbones.backbone import records_by_stride
 from axialseg.backbones.residual_network import ResidualNetwork
-from axialseg.decoders.max_deeplab import MaxDeepLabHeads
+from axialseg.decoders.kmeans_transformer import KMeansTransformer
+from axialseg.decoders.max_deeplab import MaskPredictor
 from axialseg.layers.axial_attention import AxialAttention
 from axialseg.layers.dual_path_transformer import NormalizedAttention
 
-COUNTED = (nn.Conv2d, nn.Linear, AxialAttention, NormalizedAttention, MaxDeepLabHeads)
+COUNTED = (
+    nn.Conv2d,
+    nn.Linear,
+    AxialAttention,
+    NormalizedAttention,
+    MaskPredictor,
+    KMeansTransformer,
+)
 
 
 class PartCost(NamedTuple):
@@ -135,7 +143,9 @@ def _multiply_adds(layer: nn.Module, inputs: tuple[Tensor, ...], output: Any) ->
         inputs: of its `forward`.
         output: of its `forward`.
     """
-    if isinstance(layer, MaxDeepLabHeads):
+    if isinstance(layer, KMeansTransformer):  # values times the pixels that a slot has
+        return output.heads.mask_logits.numel() * layer.qkv_channels[2]
+    if isinstance(layer, MaskPredictor):
         return output.mask_logits.numel() * output.pixel_embedding.shape[1]
     if isinstance(layer, NormalizedAttention):
         query, key, value = inputs  # each [B, h, d, positions]

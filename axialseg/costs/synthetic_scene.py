@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from axialseg.decoders.max_deeplab import MaskHeads
+from axialseg.decoders.max_deeplab import KMaxHeads, MaskHeads
 from axialseg.decoders.panoptic_deeplab import PanopticHeads
 from axialseg.layers.resize import resize_bilinear, resize_nearest, resize_offsets
 from axialseg.panoptic.categories import Categories
@@ -60,7 +60,7 @@ def perfect_outputs(like: Any, targets: Mapping[str, Tensor], categories: Catego
     """
     if isinstance(like, PanopticHeads):
         return _perfect_centers(like, targets)
-    if isinstance(like, MaskHeads):
+    if isinstance(like, MaskHeads | KMaxHeads):
         return _perfect_masks(like, targets, categories)
     raise TypeError(f"{type(like).__name__} is no output of a panoptic network")
 
@@ -78,8 +78,8 @@ def _perfect_centers(like: PanopticHeads, targets: Mapping[str, Tensor]) -> Pano
 
 
 def _perfect_masks(
-    like: MaskHeads, targets: Mapping[str, Tensor], categories: Categories
-) -> MaskHeads:
+    like: MaskHeads | KMaxHeads, targets: Mapping[str, Tensor], categories: Categories
+) -> MaskHeads | KMaxHeads:
     """Things get the first slots in the order of their numbers, then come classes of stuff."""
     batch, slots, classes = like.class_logits.shape
     semantic, things = targets["semantic"], targets["thing_id_mask"].long()
@@ -97,11 +97,11 @@ def _perfect_masks(
             slot_map[image][where] = slot
             slot_class[image, slot] = position[class_id]
     near = resize_nearest(slot_map, _size(like.mask_logits))
-    return MaskHeads(
-        SURE * F.one_hot(near, slots).permute(0, 3, 1, 2).float(),
-        SURE * F.one_hot(slot_class, classes).float(),
-        torch.zeros(like.pixel_embedding.shape),
-        _sure_of_classes(like.semantic, semantic),
+    return like._replace(
+        mask_logits=SURE * F.one_hot(near, slots).permute(0, 3, 1, 2).float(),
+        class_logits=SURE * F.one_hot(slot_class, classes).float(),
+        pixel_embedding=torch.zeros(like.pixel_embedding.shape),
+        semantic=_sure_of_classes(like.semantic, semantic),
     )
 
 

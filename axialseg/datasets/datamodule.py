@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from axialseg.datasets.changed_classes import ChangedDataset
 from axialseg.datasets.coco import CocoPanoptic
+from axialseg.datasets.copy_paste import paste
 from axialseg.datasets.inspection.inspector import (
     Inspectable,
     class_findings,
@@ -26,7 +27,7 @@ from axialseg.datasets.loaders import Batch, ImageDataModule
 from axialseg.datasets.open_dataset import open_dataset
 from axialseg.datasets.sample import LabelledDataset, PanopticDataset, PanopticSample
 from axialseg.datasets.sampler import CounterSampler, SampleKey, repeat_factors
-from axialseg.datasets.transforms import PAD_VALUE, EvalTransform, TrainTransform
+from axialseg.datasets.transforms import PAD_VALUE, EvalTransform, TrainingCrop, TrainTransform
 from axialseg.errors import UserError
 from axialseg.panoptic.categories import Categories, difference
 from axialseg.panoptic.class_changes import ClassChanges
@@ -71,6 +72,7 @@ class PanopticDataModule(ImageDataModule):
         classes: ClassChanges | None = None,
         apply_exif: bool = False,
         skip_invalid: bool = False,
+        copy_paste: bool = False,
     ) -> None:
         """Opens the validation data (no image is read yet).
 
@@ -95,6 +97,8 @@ class PanopticDataModule(ImageDataModule):
             apply_exif: turns photographs as their Exif data say; else pixels are as stored.
             skip_invalid: leaves out images that the annotation file is wrong about, and counts
                 them; else such a data set is refused.
+            copy_paste: put things and some stuff of another image, at half the scale, onto each
+                training crop, see `copy_paste.paste`.
 
         Raises:
             UserError: a folder or file of the validation data is missing.
@@ -113,6 +117,7 @@ class PanopticDataModule(ImageDataModule):
         self.train_dataset: PanopticDataset | None = None
         self.repeat_threshold = repeat_threshold
         self.repeat_factors: Tensor | None = None
+        self.copy_paste = copy_paste
 
     @property
     def categories(self) -> Categories:
@@ -209,7 +214,9 @@ class PanopticDataModule(ImageDataModule):
 
     def _training_items(self, dataset: PanopticDataset) -> "TrainingItems":
         assert self.targets is not None
-        return TrainingItems(dataset, self.train_transform, self.targets, self.seed)
+        return TrainingItems(
+            dataset, self.train_transform, self.targets, self.seed, self.copy_paste
+        )
 
     def train_dataloader(self) -> DataLoader:
         """Endless training batches, from the position that the trainer has reached."""
@@ -244,28 +251,30 @@ class TrainingItems(Dataset):
     """Sample key -> crop and targets."""
 
     def __init__(
-        self, dataset: PanopticDataset, transform: TrainTransform, targets: Targets, seed: int
+        self,
+        dataset: PanopticDataset,
+        transform: TrainTransform,
+        targets: Targets,
+        seed: int,
+        copy_paste: bool = False,
     ) -> None:
         """Keeps the parts; augmentation follows from (seed, position)."""
         self.dataset = dataset
         self.transform = transform
         self.targets = targets
         self.seed = seed
+        self.paste_transform = transform.at_half_scale() if copy_paste else None
 
     def __getitem__(self, key: SampleKey) -> dict[str, NDArray[Any]] | UserError:
         """One sample of a batch; the user's mistakes are returned, see `UserErrorLoader`."""
+        rng = np.random.default_rng([self.seed, key.position])
         try:
-            sample = self.dataset.read(key.item)
+            crop = self._crop(key.item, self.transform, rng)
+            if self.paste_transform is not None:
+                other = self._crop(int(rng.integers(len(self.dataset))), self.paste_transform, rng)
+                crop = paste(crop, other, self.dataset.categories, rng)
         except UserError as error:
             return error
-        if sample.segments is None:
-            return UserError(
-                f"{sample.file_name} has no ground truth; give another split as data.train_dataset."
-            )
-        try:
-            crop = self.transform(sample, np.random.default_rng([self.seed, key.position]))
-        except UserError as error:
-            return UserError(f"{sample.file_name}: {error}")
         return {
             "image": _channels_first(crop.image),
             "valid": crop.valid,
@@ -273,6 +282,17 @@ class TrainingItems(Dataset):
             "index": np.array(key.item),
             **self.targets(crop.segments, self.dataset.categories),
         }
+
+    def _crop(self, item: int, transform: TrainTransform, rng: np.random.Generator) -> TrainingCrop:
+        sample = self.dataset.read(item)
+        if sample.segments is None:
+            raise UserError(
+                f"{sample.file_name} has no ground truth; give another split as data.train_dataset."
+            )
+        try:
+            return transform(sample, rng)
+        except UserError as error:
+            raise UserError(f"{sample.file_name}: {error}") from error
 
 
 def _channels_first(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -11,6 +11,7 @@ Transforms of albumentations come first, on the image as it is stored: a rotatio
 pixels around the later crop, a size may change, and lengths in pixels mean the same at any scale.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -79,10 +80,11 @@ class TrainingCrop(NamedTuple):
 def scale_candidates(smallest: float, largest: float, step: float = 0.1) -> NDArray[np.float32]:
     """Scale factors that a recipe draws from, float32 ``[n]``, evenly spaced, ends included.
 
-    The step is a float32 in deeplab2, which leaves one value fewer than expected: 15 for 0.5..2.0,
-    10 for 0.5..1.5.
+    All three are float32 in deeplab2, which may leave one value fewer than expected: 15 for
+    0.5..2.0, 10 for 0.5..1.5 (but 15 for 0.3..1.7).
     """
-    count = int((largest - smallest) / float(np.float32(step)) + 1)
+    smallest, largest, step = (float(np.float32(value)) for value in (smallest, largest, step))
+    count = int((largest - smallest) / step + 1)
     return np.linspace(smallest, largest, count).astype(np.float32)
 
 
@@ -132,11 +134,20 @@ class TrainTransform:
             transforms: of albumentations, for the image as it is stored, see `Augmentation`.
         """
         self.height, self.width = crop_size
-        self.scales = scale_candidates(min_scale, max_scale, scale_step)
+        self.scale_range = (min_scale, max_scale, scale_step)
+        self.scales = scale_candidates(*self.scale_range)
         self.resize_range = None if resize_range is None else tuple(resize_range)
         self.flip_probability = flip_probability
         self.color = color
         self.augmentation = Augmentation(transforms) if transforms else None
+
+    def at_half_scale(self) -> "TrainTransform":
+        """The same with half the scale factors, for images that are pasted onto others."""
+        smallest, largest, step = self.scale_range
+        half = copy.copy(self)
+        half.scale_range = (smallest / 2, largest / 2, step)
+        half.scales = scale_candidates(*half.scale_range)
+        return half
 
     def __call__(self, sample: PanopticSample, rng: Generator) -> TrainingCrop:
         """Draws one crop of a sample that has ground truth; all chance comes from `rng`."""

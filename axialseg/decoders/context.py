@@ -5,12 +5,14 @@ Source: deeplab2 ``model/decoder/aspp.py``; Chen et al. 2017, "Rethinking Atrous
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from axialseg.layers.convolution import ConvNormReLU
+from axialseg.layers.activation import Activation
+from axialseg.layers.convolution import ConvNormAct
 from axialseg.layers.resize import resize_bilinear
 
 
@@ -26,6 +28,7 @@ class ASPP(nn.Module):
         pool_size: window (height, width) of the average pool in feature pixels; None pools the
             whole feature. deeplab2 uses the training crop's size at the output stride.
         dropout: rate of the dropout on the output in training.
+        activation: of each convolution.
     """
 
     def __init__(
@@ -36,17 +39,18 @@ class ASPP(nn.Module):
         output_stride: int = 16,
         pool_size: tuple[int, int] | None = None,
         dropout: float = 0.1,
+        activation: Activation = "relu",
     ) -> None:
         super().__init__()
+        conv = partial(ConvNormAct, activation=activation)
         self.out_channels = channels
         self.pool_size = None if pool_size is None else (int(pool_size[0]), int(pool_size[1]))
-        self.point = ConvNormReLU(in_channels, channels)
+        self.point = conv(in_channels, channels)
         self.atrous = nn.ModuleList(
-            ConvNormReLU(in_channels, channels, 3, dilation=rate * 16 // output_stride)
-            for rate in rates
+            conv(in_channels, channels, 3, dilation=rate * 16 // output_stride) for rate in rates
         )
-        self.pooled = ConvNormReLU(in_channels, channels)
-        self.project = ConvNormReLU((2 + len(rates)) * channels, channels)
+        self.pooled = conv(in_channels, channels)
+        self.project = conv((2 + len(rates)) * channels, channels)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,11 +66,13 @@ class ASPP(nn.Module):
         return self.dropout(self.project(torch.cat(branches, dim=1)))
 
 
-class PointwiseContext(ConvNormReLU):
+class PointwiseContext(ConvNormAct):
     """A 1x1 convolution to `channels`: ASPP reduced to its first branch."""
 
-    def __init__(self, in_channels: int, channels: int = 256) -> None:
-        super().__init__(in_channels, channels)
+    def __init__(
+        self, in_channels: int, channels: int = 256, activation: Activation = "relu"
+    ) -> None:
+        super().__init__(in_channels, channels, activation=activation)
         self.out_channels = channels
 
 

@@ -1,4 +1,4 @@
-"""The heads of MaX-DeepLab: masks, their classes, and an auxiliary semantic segmentation.
+"""The heads of MaX-DeepLab and kMaX-DeepLab: masks, their classes, a semantic segmentation.
 
 Source: Wang et al. 2021, "MaX-DeepLab" (arXiv 2012.00759), sec. 3.1 and 3.4; deeplab2
 ``model/decoder/max_deeplab.py``.
@@ -12,12 +12,36 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from axialseg.decoders.panoptic_deeplab import PredictionHead
+from axialseg.layers.activation import Activation
 from axialseg.layers.batch_norm import BatchNorm
 from axialseg.layers.convolution import ConvNorm
 from axialseg.layers.full_precision import full_precision, widened
 from axialseg.layers.initialization import truncated_normal_
+from axialseg.layers.resize import resize_bilinear
 
 NO_OBJECT_PRIOR = 0.9  # share of the slots that "no object" is given before training
+
+
+class SlotHeads(NamedTuple):
+    """Raw masks of N slots, h and w at any stride; in float32 under autocast too, or in float64.
+
+    Attributes:
+        mask_logits: ``[B, N, h, w]``; a softmax over the slots gives their masks.
+        class_logits: ``[B, N, classes + 1]``: things, then stuff, then "no object".
+        pixel_embedding: ``[B, D, h, w]``, of length 1 at each pixel.
+    """
+
+    mask_logits: Tensor
+    class_logits: Tensor
+    pixel_embedding: Tensor
+
+    def resized(self, size: tuple[int, int]) -> "SlotHeads":
+        """At another resolution (H, W), aligned corners; embeddings between pixels are shorter."""
+        return SlotHeads(
+            resize_bilinear(self.mask_logits, size),
+            self.class_logits,
+            resize_bilinear(self.pixel_embedding, size),
+        )
 
 
 class MaskHeads(NamedTuple):
@@ -38,18 +62,98 @@ class MaskHeads(NamedTuple):
     semantic: Tensor
 
 
-class MaxDeepLabHeads(nn.Module):
+class KMaxHeads(NamedTuple):
+    """The raw heads of kMaX-DeepLab: `MaskHeads`, and what each k-means block predicted.
+
+    Attributes:
+        mask_logits: as of `MaskHeads`; h and w at the stride of the pixel decoder's last stage.
+        class_logits: as of `MaskHeads`.
+        pixel_embedding: as of `MaskHeads`.
+        semantic: as of `MaskHeads`; may be at another stride.
+        auxiliary: of each k-means block, at the stride of its pixel feature.
+    """
+
+    mask_logits: Tensor
+    class_logits: Tensor
+    pixel_embedding: Tensor
+    semantic: Tensor
+    auxiliary: tuple[SlotHeads, ...]
+
+
+class MaskPredictor(nn.Module):
     """Masks are products of pixel embeddings and slot embeddings.
 
     Args:
         pixel_channels: channels of the pixel feature.
         slot_channels: channels of the slots' features.
-        semantic_feature_channels: channels of the auxiliary head's feature.
         class_channels: classes and "no object".
-        semantic_channels: channels of the auxiliary head.
         embedding_channels: D.
         pixel_head_channels: inner width of the pixel head.
-        semantic_head_channels: inner width of the auxiliary head.
+        activation: of the pixel head.
+    """
+
+    def __init__(
+        self,
+        pixel_channels: int,
+        slot_channels: int,
+        class_channels: int,
+        embedding_channels: int = 128,
+        pixel_head_channels: int = 256,
+        activation: Activation = "relu",
+    ) -> None:
+        super().__init__()
+        self.pixel_head = PredictionHead(
+            pixel_channels, pixel_head_channels, embedding_channels, activation
+        )
+        self.pixel_norm = BatchNorm(embedding_channels)
+        self.mask_head = ConvNorm(slot_channels, embedding_channels)
+        # One scale for all mask logits; small at first, so that no slot takes all.
+        self.mask_norm = BatchNorm(1, initial_gamma=0.1)
+        self.class_head = nn.Conv2d(slot_channels, class_channels, 1)
+        truncated_normal_(self.class_head.weight, 0.01)
+        assert self.class_head.bias is not None
+        nn.init.zeros_(self.class_head.bias)
+        odds = NO_OBJECT_PRIOR / (1 - NO_OBJECT_PRIOR)
+        self.no_object_bias = math.log(max(class_channels - 1, 1) * odds)
+
+    def forward(
+        self, pixel_feature: Tensor, class_feature: Tensor, mask_feature: Tensor
+    ) -> SlotHeads:
+        """Predicts masks.
+
+        Args:
+            pixel_feature: ``[B, C_p, h, w]``.
+            class_feature: ``[B, C_s, N]``, activated.
+            mask_feature: ``[B, C_s, N]``, activated.
+        """
+        embedding = self.pixel_head(pixel_feature)
+        masks = self.mask_head(mask_feature.unsqueeze(-1)).squeeze(-1)  # [B, D, N]
+        classes = self.class_head(class_feature.unsqueeze(-1)).squeeze(-1).transpose(1, 2)
+        with full_precision(embedding):
+            embedding = self.pixel_norm(widened(embedding))
+            squared = embedding.square().sum(1, keepdim=True)
+            embedding = embedding * squared.clamp(min=1e-12).rsqrt()
+            logits = torch.einsum("bdhw,bdn->bnhw", embedding, widened(masks))
+            classes = widened(classes)
+            bias = F.pad(classes.new_full((1,), self.no_object_bias), (classes.shape[-1] - 1, 0))
+            return SlotHeads(
+                self.mask_norm(logits.unsqueeze(1)).squeeze(1), classes + bias, embedding
+            )
+
+
+class MaxDeepLabHeads(MaskPredictor):
+    """`MaskPredictor`, and a head for the auxiliary semantic segmentation.
+
+    Args:
+        pixel_channels: as of `MaskPredictor`.
+        slot_channels: as of `MaskPredictor`.
+        semantic_feature_channels: channels of the semantic head's feature.
+        class_channels: as of `MaskPredictor`.
+        semantic_channels: channels of the semantic head.
+        embedding_channels: as of `MaskPredictor`.
+        pixel_head_channels: as of `MaskPredictor`.
+        semantic_head_channels: inner width of the semantic head.
+        activation: of the pixel head and the semantic head.
     """
 
     def __init__(
@@ -62,24 +166,21 @@ class MaxDeepLabHeads(nn.Module):
         embedding_channels: int = 128,
         pixel_head_channels: int = 256,
         semantic_head_channels: int = 256,
+        activation: Activation = "relu",
     ) -> None:
-        super().__init__()
-        self.pixel_head = PredictionHead(pixel_channels, pixel_head_channels, embedding_channels)
-        self.pixel_norm = BatchNorm(embedding_channels)
-        self.mask_head = ConvNorm(slot_channels, embedding_channels)
-        # One scale for all mask logits; small at first, so that no slot takes all.
-        self.mask_norm = BatchNorm(1, initial_gamma=0.1)
-        self.class_head = nn.Conv2d(slot_channels, class_channels, 1)
-        truncated_normal_(self.class_head.weight, 0.01)
-        assert self.class_head.bias is not None
-        nn.init.zeros_(self.class_head.bias)
-        odds = NO_OBJECT_PRIOR / (1 - NO_OBJECT_PRIOR)
-        self.no_object_bias = math.log(max(class_channels - 1, 1) * odds)
+        super().__init__(
+            pixel_channels,
+            slot_channels,
+            class_channels,
+            embedding_channels,
+            pixel_head_channels,
+            activation,
+        )
         self.semantic_head = PredictionHead(
-            semantic_feature_channels, semantic_head_channels, semantic_channels
+            semantic_feature_channels, semantic_head_channels, semantic_channels, activation
         )
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         pixel_feature: Tensor,
         class_feature: Tensor,
@@ -89,25 +190,10 @@ class MaxDeepLabHeads(nn.Module):
         """Predicts the raw heads.
 
         Args:
-            pixel_feature: ``[B, C_p, h, w]``, activated.
-            class_feature: ``[B, C_s, N]``, activated.
-            mask_feature: ``[B, C_s, N]``, activated.
-            semantic_feature: ``[B, C_f, h, w]``, activated.
+            pixel_feature: as of `MaskPredictor`.
+            class_feature: as of `MaskPredictor`.
+            mask_feature: as of `MaskPredictor`.
+            semantic_feature: ``[B, C_f, h', w']``.
         """
-        embedding = self.pixel_head(pixel_feature)
-        masks = self.mask_head(mask_feature.unsqueeze(-1)).squeeze(-1)  # [B, D, N]
-        classes = self.class_head(class_feature.unsqueeze(-1)).squeeze(-1).transpose(1, 2)
-        semantic = self.semantic_head(semantic_feature)
-        with full_precision(embedding):
-            embedding = self.pixel_norm(widened(embedding))
-            squared = embedding.square().sum(1, keepdim=True)
-            embedding = embedding * squared.clamp(min=1e-12).rsqrt()
-            logits = torch.einsum("bdhw,bdn->bnhw", embedding, widened(masks))
-            classes = widened(classes)
-            bias = F.pad(classes.new_full((1,), self.no_object_bias), (classes.shape[-1] - 1, 0))
-            return MaskHeads(
-                self.mask_norm(logits.unsqueeze(1)).squeeze(1),
-                classes + bias,
-                embedding,
-                widened(semantic),
-            )
+        slots = super().forward(pixel_feature, class_feature, mask_feature)
+        return MaskHeads(*slots, widened(self.semantic_head(semantic_feature)))

@@ -10,7 +10,8 @@ from typing import NamedTuple, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from axialseg.layers.convolution import ConvNormReLU, SeparableConvNormReLU
+from axialseg.layers.activation import Activation
+from axialseg.layers.convolution import ConvNormAct, SeparableConvNormAct
 from axialseg.layers.initialization import truncated_normal_
 from axialseg.layers.resize import resize_bilinear, resize_offsets
 
@@ -54,6 +55,7 @@ class PanopticDeepLabDecoder(nn.Module):
         channels: width of the fused features and of the output.
         projections: widths that the low-level features are projected to.
         low_level: names of the low-level features, deepest first.
+        activation: of each convolution; the context has its own.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class PanopticDeepLabDecoder(nn.Module):
         channels: int = 256,
         projections: Sequence[int] = (64, 32),
         low_level: Sequence[str] = ("res3", "res2"),
+        activation: Activation = "relu",
     ) -> None:
         super().__init__()
         self.low_level = tuple(low_level)
@@ -72,8 +75,10 @@ class PanopticDeepLabDecoder(nn.Module):
         self.fusions = nn.ModuleList()
         width = cast(int, self.context.out_channels)
         for name, projected in zip(self.low_level, projections, strict=True):
-            self.projections.append(ConvNormReLU(feature_channels[name], projected))
-            self.fusions.append(SeparableConvNormReLU(width + projected, channels, 5))
+            self.projections.append(
+                ConvNormAct(feature_channels[name], projected, activation=activation)
+            )
+            self.fusions.append(SeparableConvNormAct(width + projected, channels, 5, activation))
             width = channels
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
@@ -95,11 +100,18 @@ class PredictionHead(nn.Module):
         in_channels: channels of the decoder's output.
         channels: width between the two convolutions.
         out_channels: predicted channels.
+        activation: of the separable convolution.
     """
 
-    def __init__(self, in_channels: int, channels: int, out_channels: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        out_channels: int,
+        activation: Activation = "relu",
+    ) -> None:
         super().__init__()
-        self.fuse = SeparableConvNormReLU(in_channels, channels, 5)
+        self.fuse = SeparableConvNormAct(in_channels, channels, 5, activation)
         self.predict = nn.Conv2d(channels, out_channels, 1)
         truncated_normal_(self.predict.weight, 0.01)
         assert self.predict.bias is not None

@@ -14,15 +14,15 @@ import copy
 import torch
 from torch import nn
 
-from axialseg.decoders.max_deeplab import MaxDeepLabHeads
+from axialseg.decoders.max_deeplab import MaskPredictor
 from axialseg.layers.batch_norm import BatchNorm
-from axialseg.layers.convolution import ConvNorm, SeparableConvNormReLU
+from axialseg.layers.convolution import ConvNorm, SeparableConvNormAct
 
 # Module -> its convolution and the batch norm that nothing but this convolution feeds.
 CHAINS: dict[type[nn.Module], tuple[str, str]] = {
     ConvNorm: ("conv", "norm"),
-    SeparableConvNormReLU: ("depthwise", "depthwise_norm"),
-    MaxDeepLabHeads: ("pixel_head.predict", "pixel_norm"),
+    SeparableConvNormAct: ("depthwise", "depthwise_norm"),
+    MaskPredictor: ("pixel_head.predict", "pixel_norm"),
 }
 
 

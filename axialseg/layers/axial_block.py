@@ -4,17 +4,17 @@ Source: Wang et al. 2020, "Axial-DeepLab", sec. 3.2 and fig. 2; deeplab2
 ``model/layers/axial_blocks.py``.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from axialseg.layers.activation import Activation, activation_function
 from axialseg.layers.axial_attention import AttentionFactory, AxialAttention2d, AxialStriding
-from axialseg.layers.convolution import ConvNorm, ConvNormReLU
+from axialseg.layers.convolution import ConvNorm, ConvNormAct
 
 
 class AxialBranch(nn.Module):
     """1x1 convolution, height-axis and width-axis attention, 1x1 convolution.
 
-    There is no activation and no convolution between the axes; ReLU comes after both.
+    There is no activation and no convolution between the axes; the activation comes after both.
 
     Args:
         attention: makes one attention layer, see `AxialAttention2d`.
@@ -25,6 +25,7 @@ class AxialBranch(nn.Module):
         out_channels: width of the last convolution.
         stride: of the attention.
         striding: how it strides, see `AxialAttention2d`.
+        activation: of the first convolution and of the attention.
     """
 
     def __init__(
@@ -37,9 +38,11 @@ class AxialBranch(nn.Module):
         out_channels: int,
         stride: int = 1,
         striding: AxialStriding = "subsample",
+        activation: Activation = "relu",
     ) -> None:
         super().__init__()
-        self.conv1 = ConvNormReLU(in_channels, bottleneck_channels)
+        self.activation = activation_function(activation)
+        self.conv1 = ConvNormAct(in_channels, bottleneck_channels, activation=activation)
         self.attention = AxialAttention2d(
             attention, bottleneck_channels, key_channels, value_channels, stride, striding
         )
@@ -47,4 +50,4 @@ class AxialBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: ``[B, C_in, H, W]`` -> ``[B, C_out, (H-1)//stride+1, (W-1)//stride+1]``."""
-        return self.conv2(F.relu(self.attention(self.conv1(x))))
+        return self.conv2(self.activation(self.attention(self.conv1(x))))

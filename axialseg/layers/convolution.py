@@ -4,9 +4,9 @@ Source: deeplab2 ``model/layers/convolutions.py``. ``Conv2DSame`` pads by (k - 1
 for any stride, as symmetric padding here does (TensorFlow's own SAME would not at even sizes).
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from axialseg.layers.activation import Activation, activation_function
 from axialseg.layers.batch_norm import BatchNorm
 from axialseg.layers.initialization import he_normal_
 
@@ -50,22 +50,41 @@ class ConvNorm(nn.Module):
         return self.norm(self.conv(x))
 
 
-class ConvNormReLU(ConvNorm):
-    """`ConvNorm` followed by ReLU."""
+class ConvNormAct(ConvNorm):
+    """`ConvNorm` followed by an activation; the other arguments are `ConvNorm`'s."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        dilation: int = 1,
+        activation: Activation = "relu",
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, dilation)
+        self.activation = activation_function(activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: ``[B, C_in, H, W]`` -> ``[B, C_out, (H-1)//stride+1, (W-1)//stride+1]``, >= 0."""
-        return F.relu(super().forward(x))
+        """x: ``[B, C_in, H, W]`` -> ``[B, C_out, (H-1)//stride+1, (W-1)//stride+1]``, activated."""
+        return self.activation(super().forward(x))
 
 
-class SeparableConvNormReLU(nn.Module):
-    """Depth-wise convolution, batch norm, ReLU, then the same with a 1x1 convolution.
+class SeparableConvNormAct(nn.Module):
+    """Depth-wise convolution, batch norm, activation, then the same with a 1x1 convolution.
 
     Source: deeplab2 ``StackedConv2DSame`` of type ``depthwise_separable_conv``.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 5) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 5,
+        activation: Activation = "relu",
+    ) -> None:
         super().__init__()
+        self.activation = activation_function(activation)
         self.depthwise = nn.Conv2d(
             in_channels,
             in_channels,
@@ -79,8 +98,8 @@ class SeparableConvNormReLU(nn.Module):
         limit = (6.0 / (area * in_channels + area)) ** 0.5
         nn.init.uniform_(self.depthwise.weight, -limit, limit)
         self.depthwise_norm = BatchNorm(in_channels)
-        self.pointwise = ConvNormReLU(in_channels, out_channels)
+        self.pointwise = ConvNormAct(in_channels, out_channels, activation=activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: ``[B, C_in, H, W]`` -> ``[B, C_out, H, W]``, >= 0."""
-        return self.pointwise(F.relu(self.depthwise_norm(self.depthwise(x))))
+        """x: ``[B, C_in, H, W]`` -> ``[B, C_out, H, W]``, activated."""
+        return self.pointwise(self.activation(self.depthwise_norm(self.depthwise(x))))

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from axialseg.layers.activation import Activation, activation_function
 from axialseg.layers.batch_norm import BatchNorm
-from axialseg.layers.convolution import ConvNorm, ConvNormReLU
+from axialseg.layers.convolution import ConvNorm, ConvNormAct
 from axialseg.layers.drop_path import DropPath
 from axialseg.layers.full_precision import full_precision, widened
 from axialseg.layers.initialization import truncated_normal_
@@ -24,16 +25,18 @@ class NormalizedAttention(nn.Module):
     """Multi-head attention with batch norms in place of 1/sqrt(d).
 
     The logits are normalised per head before the softmax, what is retrieved per head and channel
-    after it; then comes ReLU. All of it is in float32 under autocast too: the logits are not scaled
-    down, and they are few.
+    after it; then comes the activation. All of it is in float32 under autocast too: the logits are
+    not scaled down, and they are few.
 
     Args:
         heads: h.
         value_channels: V.
+        activation: of what is retrieved.
     """
 
-    def __init__(self, heads: int, value_channels: int) -> None:
+    def __init__(self, heads: int, value_channels: int, activation: Activation = "relu") -> None:
         super().__init__()
+        self.activation = activation_function(activation)
         self.similarity_norm = BatchNorm(heads)
         self.retrieval_norm = BatchNorm(value_channels)
 
@@ -46,13 +49,13 @@ class NormalizedAttention(nn.Module):
             value: ``[B, h, V/h, M]``.
 
         Returns:
-            ``[B, V, Q]``, >= 0, in float32 or float64.
+            ``[B, V, Q]``, activated, in float32 or float64.
         """
         with full_precision(query):
             query, key, value = widened(query), widened(key), widened(value)
             logits = self.similarity_norm(query.transpose(-1, -2) @ key)
             retrieved = value @ logits.softmax(-1).transpose(-1, -2)  # [B, h, V/h, Q]
-            return F.relu(self.retrieval_norm(retrieved.flatten(1, 2)))
+            return self.activation(self.retrieval_norm(retrieved.flatten(1, 2)))
 
 
 class DualPathTransformer(nn.Module):
@@ -93,15 +96,15 @@ class DualPathTransformer(nn.Module):
         self.memory_to_memory = memory_to_memory
         self.key_channels, self.value_channels = key, value
 
-        self.memory_conv1 = ConvNormReLU(memory_channels, bottleneck)
-        self.pixel_conv1 = ConvNormReLU(pixel_channels, bottleneck)
+        self.memory_conv1 = ConvNormAct(memory_channels, bottleneck)
+        self.pixel_conv1 = ConvNormAct(pixel_channels, bottleneck)
         # What nobody reads is not projected: the memory's keys and values, the pixels' queries.
         self.memory_qkv: ConvNorm | None = None
         self.memory_query: ConvNorm | None = None
         if memory_to_memory or pixel_to_memory:
-            self.memory_qkv = _projection(bottleneck, 2 * key + value)
+            self.memory_qkv = attention_projection(bottleneck, 2 * key + value)
         else:
-            self.memory_query = _projection(bottleneck, key)
+            self.memory_query = attention_projection(bottleneck, key)
         self.memory_attention = NormalizedAttention(heads, value)
         self.memory_conv3 = ConvNorm(value, memory_channels, initial_gamma=0.0)
         self.memory_drop_path = DropPath(keep_probability)
@@ -116,11 +119,11 @@ class DualPathTransformer(nn.Module):
         self.pixel_attention: NormalizedAttention | None = None
         self.pixel_conv3: ConvNorm | None = None
         if pixel_to_memory:
-            self.pixel_qkv = _projection(bottleneck, 2 * key + value)
+            self.pixel_qkv = attention_projection(bottleneck, 2 * key + value)
             self.pixel_attention = NormalizedAttention(heads, value)
             self.pixel_conv3 = ConvNorm(value, pixel_channels, initial_gamma=0.0)
         else:
-            self.pixel_kv = _projection(bottleneck, key + value)
+            self.pixel_kv = attention_projection(bottleneck, key + value)
         self.pixel_drop_path = DropPath(keep_probability)
 
     def forward(self, pixels: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,11 +184,14 @@ class FeedForward(nn.Module):
     Args:
         memory_channels: of input and output.
         channels: in between.
+        activation: in between.
     """
 
-    def __init__(self, memory_channels: int, channels: int) -> None:
+    def __init__(
+        self, memory_channels: int, channels: int, activation: Activation = "relu"
+    ) -> None:
         super().__init__()
-        self.conv1 = ConvNormReLU(memory_channels, channels)
+        self.conv1 = ConvNormAct(memory_channels, channels, activation=activation)
         self.conv2 = ConvNorm(channels, memory_channels, initial_gamma=0.0)
 
     def forward(self, memory: Tensor) -> Tensor:
@@ -193,7 +199,8 @@ class FeedForward(nn.Module):
         return self.conv2(self.conv1(memory.unsqueeze(-1))).squeeze(-1)
 
 
-def _projection(in_channels: int, out_channels: int) -> ConvNorm:
+def attention_projection(in_channels: int, out_channels: int) -> ConvNorm:
+    """A 1x1 convolution and batch norm for queries, keys or values."""
     projection = ConvNorm(in_channels, out_channels)
     truncated_normal_(projection.conv.weight, in_channels**-0.5)
     return projection

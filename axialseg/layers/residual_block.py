@@ -1,18 +1,18 @@
 """Pre-activation residual blocks: bottleneck, basic and wide bottleneck.
 
 Source: deeplab2 ``model/layers/axial_blocks.py``. The residual stream is kept before activation: a
-block first applies ReLU to its input, and its shortcut too starts from the activated input.
+block first activates its input, and its shortcut too starts from the activated input.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from axialseg.layers.convolution import ConvNorm, ConvNormReLU
+from axialseg.layers.activation import Activation, activation_function
+from axialseg.layers.convolution import ConvNorm, ConvNormAct
 from axialseg.layers.drop_path import DropPath
 
 
 class ResidualBlock(nn.Module):
-    """x -> shortcut(relu(x)) + drop_path(branch(relu(x))).
+    """x -> shortcut(act(x)) + drop_path(branch(act(x))).
 
     Args:
         branch: maps ``[B, C_in, H, W]`` (activated) to ``[B, C_out, H/stride, W/stride]``.
@@ -20,6 +20,7 @@ class ResidualBlock(nn.Module):
         out_channels: channels of the output; if they differ, a 1x1 projection fits the shortcut.
         stride: stride of the branch.
         keep_probability: of the branch in training, see `DropPath`.
+        activation: of the input.
     """
 
     def __init__(
@@ -29,8 +30,10 @@ class ResidualBlock(nn.Module):
         out_channels: int,
         stride: int = 1,
         keep_probability: float = 1.0,
+        activation: Activation = "relu",
     ) -> None:
         super().__init__()
+        self.activation = activation_function(activation)
         self.stride = stride
         self.branch = branch
         self.shortcut = (
@@ -42,7 +45,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: ``[B, C_in, H, W]`` before activation -> ``[B, C_out, H', W']`` before activation."""
-        x = F.relu(x)
+        x = self.activation(x)
         if self.shortcut is not None:
             shortcut = self.shortcut(x)
         else:
@@ -51,7 +54,7 @@ class ResidualBlock(nn.Module):
 
 
 class BottleneckBranch(nn.Module):
-    """1x1, 3x3, 1x1 convolutions; ReLU after the first two.
+    """1x1, 3x3, 1x1 convolutions; the first two are activated.
 
     Args:
         in_channels: channels of the input.
@@ -60,6 +63,7 @@ class BottleneckBranch(nn.Module):
         out_channels: width of the last convolution.
         stride: of the 3x3 convolution.
         dilation: of the 3x3 convolution.
+        activation: after the first two.
     """
 
     def __init__(
@@ -70,10 +74,13 @@ class BottleneckBranch(nn.Module):
         out_channels: int,
         stride: int = 1,
         dilation: int = 1,
+        activation: Activation = "relu",
     ) -> None:
         super().__init__()
-        self.conv1 = ConvNormReLU(in_channels, bottleneck_channels)
-        self.conv2 = ConvNormReLU(bottleneck_channels, spatial_channels, 3, stride, dilation)
+        self.conv1 = ConvNormAct(in_channels, bottleneck_channels, activation=activation)
+        self.conv2 = ConvNormAct(
+            bottleneck_channels, spatial_channels, 3, stride, dilation, activation
+        )
         self.conv3 = ConvNorm(spatial_channels, out_channels, initial_gamma=0.0)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,7 +89,7 @@ class BottleneckBranch(nn.Module):
 
 
 class BasicBranch(nn.Module):
-    """Two 3x3 convolutions with a ReLU between them.
+    """Two 3x3 convolutions with an activation between them.
 
     Args:
         in_channels: channels of the input.
@@ -90,6 +97,7 @@ class BasicBranch(nn.Module):
         stride: of the first convolution.
         dilation: of the first convolution.
         second_dilation: of the second convolution.
+        activation: between them.
     """
 
     def __init__(
@@ -99,9 +107,10 @@ class BasicBranch(nn.Module):
         stride: int = 1,
         dilation: int = 1,
         second_dilation: int = 1,
+        activation: Activation = "relu",
     ) -> None:
         super().__init__()
-        self.conv1 = ConvNormReLU(in_channels, out_channels, 3, stride, dilation)
+        self.conv1 = ConvNormAct(in_channels, out_channels, 3, stride, dilation, activation)
         self.conv2 = ConvNorm(out_channels, out_channels, 3, 1, second_dilation, initial_gamma=0.0)
 
     def forward(self, x: Tensor) -> Tensor:

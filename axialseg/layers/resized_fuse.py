@@ -6,9 +6,9 @@ resized follows from the strides, not from the sizes at hand, so that any image 
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from axialseg.layers.activation import Activation, activation_function
 from axialseg.layers.convolution import ConvNorm
 from axialseg.layers.resize import resize_bilinear
 
@@ -25,12 +25,19 @@ class ResizedFuse(nn.Module):
         in_strides: stride of each input.
         channels: of the output.
         stride: of the output.
+        activation: of the inputs that are projected.
     """
 
     def __init__(
-        self, in_channels: Sequence[int], in_strides: Sequence[int], channels: int, stride: int
+        self,
+        in_channels: Sequence[int],
+        in_strides: Sequence[int],
+        channels: int,
+        stride: int,
+        activation: Activation = "relu",
     ) -> None:
         super().__init__()
+        self.activation = activation_function(activation)
         # By the position of the input; an input that fits has no projection.
         self.strided = nn.ModuleDict()
         self.resized = nn.ModuleDict()
@@ -58,7 +65,7 @@ class ResizedFuse(nn.Module):
 
     def _projected(self, x: Tensor, position: str) -> Tensor:
         if position in self.strided:
-            return self.strided[position](F.relu(x))
+            return self.strided[position](self.activation(x))
         if position in self.resized:
-            return self.resized[position](F.relu(x))
+            return self.resized[position](self.activation(x))
         return x

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from axialseg.layers.activation import Activation
 from axialseg.layers.axial_attention import AttentionFactory
 from axialseg.layers.axial_block import AxialBranch
-from axialseg.layers.convolution import ConvNorm, ConvNormReLU
+from axialseg.layers.convolution import ConvNorm, ConvNormAct
 from axialseg.layers.residual_block import ResidualBlock
 
 
@@ -42,14 +43,20 @@ class InceptionStem(nn.Module):
     Args:
         channels: of the three convolutions at width 1.
         width: multiplies the channels.
+        activation: of the first two.
     """
 
-    def __init__(self, channels: Sequence[int] = (64, 64, 128), width: float = 1.0) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int] = (64, 64, 128),
+        width: float = 1.0,
+        activation: Activation = "relu",
+    ) -> None:
         super().__init__()
         first, second, third = (round(width * number) for number in channels)
         self.out_channels = third
-        self.conv1 = ConvNormReLU(3, first, 3, stride=2)
-        self.conv2 = ConvNormReLU(first, second, 3)
+        self.conv1 = ConvNormAct(3, first, 3, stride=2, activation=activation)
+        self.conv2 = ConvNormAct(first, second, 3, activation=activation)
         self.conv3 = ConvNorm(second, third, 3)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from axialseg.decoders.max_deeplab import MaskHeads
+from axialseg.decoders.max_deeplab import KMaxHeads, MaskHeads, SlotHeads
 from axialseg.losses.losses import Losses
 from axialseg.losses.mask_targets import MaskRows, mask_rows, subsample
 from axialseg.losses.matching import match_masks
@@ -24,7 +24,7 @@ _SMALLEST_WEIGHT = 1e-5  # a weight of 0 would leave the mask or slot out of the
 _NO_SLOT_LOGIT = -99999.0  # of a mask that is left over when there are more masks than slots
 
 
-class _Similarity(NamedTuple):
+class Similarity(NamedTuple):
     """How alike each mask and each slot are.
 
     Attributes:
@@ -44,6 +44,22 @@ class _Similarity(NamedTuple):
     class_probability: Tensor
 
 
+class Matched(NamedTuple):
+    """The masks of the ground truth, and the slot of each.
+
+    Attributes:
+        rows: the masks.
+        similarity: of them and the slots.
+        slots: int64 ``[B, M]``, -1 at none.
+        cost: ``[B, M, N]``, what the matching made small.
+    """
+
+    rows: MaskRows
+    similarity: Similarity
+    slots: Tensor
+    cost: Tensor
+
+
 class MaxDeepLabLoss(nn.Module):
     """Five terms, computed at the resolution of the masks, in float32.
 
@@ -57,6 +73,7 @@ class MaxDeepLabLoss(nn.Module):
         semantic_weight: factor of the auxiliary semantic cross-entropy.
         matched_share: weight of slots with a mask in the PQ-style loss; the others have the rest.
         temperature: of the instance discrimination.
+        semantic_top_k: share of the pixels, the hardest, that the semantic term averages over.
     """
 
     def __init__(
@@ -70,6 +87,7 @@ class MaxDeepLabLoss(nn.Module):
         semantic_weight: float,
         matched_share: float,
         temperature: float,
+        semantic_top_k: float = 1.0,
     ) -> None:
         super().__init__()
         self.ignore_class = ignore_class
@@ -84,6 +102,7 @@ class MaxDeepLabLoss(nn.Module):
         }
         self.matched_share = matched_share
         self.temperature = temperature
+        self.semantic_top_k = semantic_top_k
 
     def forward(
         self,
@@ -107,31 +126,57 @@ class MaxDeepLabLoss(nn.Module):
         """
         # The matcher and the sums over all pixels would suffer from half precision.
         with torch.autocast(outputs.mask_logits.device.type, enabled=False):
-            size = (outputs.mask_logits.shape[-2], outputs.mask_logits.shape[-1])
-            rows = mask_rows(targets, size, self.thing_ids, self.stuff_ids, self.ignore_class)
-            logits = outputs.mask_logits.float().flatten(2)
-            class_logits = outputs.class_logits.float()
-            similarity = _similarity(logits, class_logits, rows)
-            cost = -(similarity.dice * similarity.class_probability).detach()
-            slots = match_masks(cost, rows.valid) if matching is None else matching
-            # Without a matching there is no loss; NaN makes the trainer report and skip the step.
-            masks = self._pq_mask(similarity, rows, slots) + 0.0 * cost.sum((1, 2))
-            terms = {
-                "pq_mask": masks,
-                "pq_class": self._pq_class(similarity, class_logits, rows, slots),
-                "mask_id": _mask_id(logits, rows, slots),
-                "instance_discrimination": self._discrimination(
-                    outputs.pixel_embedding.float().flatten(2), rows
-                ),
-                "semantic": self._semantic(outputs, targets, size),
-            }
-            # The paper's mean over the slots; one factor instead of two keeps the sum's last bits.
-            share = self.matched_share / logits.shape[1]
-            pq_mask_weight = self.weights["pq_mask"] * self.matched_share / logits.shape[1]
-            losses = Losses.weighted(terms, {**self.weights, "pq_mask": pq_mask_weight})
-        return Losses(losses.total, {**terms, "pq_mask": share * masks})
+            matched = self.matched(outputs, targets, matching)
+            terms = self.main_terms(outputs, targets, matched)
+            return self.summed(terms, outputs.mask_logits.shape[1])
 
-    def _pq_mask(self, similarity: _Similarity, rows: MaskRows, slots: Tensor) -> Tensor:
+    def matched(
+        self,
+        outputs: SlotHeads | MaskHeads | KMaxHeads,
+        targets: Mapping[str, Tensor],
+        matching: Tensor | None,
+    ) -> Matched:
+        """Compares slots and masks at the resolution of the prediction; see `forward`."""
+        size = (outputs.mask_logits.shape[-2], outputs.mask_logits.shape[-1])
+        rows = mask_rows(targets, size, self.thing_ids, self.stuff_ids, self.ignore_class)
+        similarity = similarity_of(outputs, rows)
+        cost = -(similarity.dice * similarity.class_probability).detach()
+        slots = match_masks(cost, rows.valid) if matching is None else matching
+        return Matched(rows, similarity, slots, cost)
+
+    def main_terms(
+        self, outputs: MaskHeads | KMaxHeads, targets: Mapping[str, Tensor], matched: Matched
+    ) -> dict[str, Tensor]:
+        """The five terms, each ``[B]``; ``pq_mask`` is the sum over the masks."""
+        terms = self.mask_terms(outputs, matched)
+        # Without a matching there is no loss; NaN makes the trainer report and skip the step.
+        terms["pq_mask"] = terms["pq_mask"] + 0.0 * matched.cost.sum((1, 2))
+        return {**terms, "semantic": self.semantic(outputs.semantic, targets)}
+
+    def mask_terms(
+        self, outputs: SlotHeads | MaskHeads | KMaxHeads, matched: Matched
+    ) -> dict[str, Tensor]:
+        """All terms but ``semantic``, each ``[B]``; ``pq_mask`` is the sum over the masks."""
+        rows, similarity, slots, _ = matched
+        embedding = outputs.pixel_embedding.float().flatten(2)
+        return {
+            "pq_mask": self._pq_mask(similarity, rows, slots),
+            "pq_class": self._pq_class(similarity, outputs.class_logits.float(), rows, slots),
+            "mask_id": _mask_id(outputs.mask_logits.float().flatten(2), rows, slots),
+            "instance_discrimination": self.discrimination(embedding, rows),
+        }
+
+    def summed(self, terms: dict[str, Tensor], slots: int) -> Losses:
+        """The terms and their weighted sum; those of auxiliary heads begin with ``aux_``."""
+        weights = {name: self.weights[name.removeprefix("aux_")] for name in terms}
+        # The paper's mean over the slots; one factor instead of two keeps the sum's last bits.
+        summed = [name for name in terms if name.removeprefix("aux_") == "pq_mask"]
+        weights |= {name: weights[name] * self.matched_share / slots for name in summed}
+        share = self.matched_share / slots
+        total = Losses.weighted(terms, weights).total
+        return Losses(total, {**terms, **{name: share * terms[name] for name in summed}})
+
+    def _pq_mask(self, similarity: Similarity, rows: MaskRows, slots: Tensor) -> Tensor:
         """Smooth Dice loss weighted by the probability of the class, summed over the masks."""
         matched, index = slots >= 0, slots.clamp(min=0)
         intersection = _of_slot(similarity.intersection, index) * matched
@@ -142,7 +187,7 @@ class MaxDeepLabLoss(nn.Module):
         return (weight * dice_loss).sum(1)
 
     def _pq_class(
-        self, similarity: _Similarity, class_logits: Tensor, rows: MaskRows, slots: Tensor
+        self, similarity: Similarity, class_logits: Tensor, rows: MaskRows, slots: Tensor
     ) -> Tensor:
         """Cross-entropy of the slots' classes, weighted by how well their masks fit."""
         batch, count, channels = class_logits.shape
@@ -158,15 +203,15 @@ class MaxDeepLabLoss(nn.Module):
         dice = _of_slot(similarity.dice, index).detach() * matched
         fit.scatter_reduce_(1, index, dice, "amax")
         weight = torch.where(has_mask, fit, similarity.void_share.detach())
-        log_sum = class_logits.logsumexp(-1)
         positive[..., -1] += ~has_mask  # no object
+        loss = -(positive * class_logits.log_softmax(-1)).sum(-1)
         # TensorFlow's gradient takes several classes for one; the value counts each of them.
-        several = ((positive.sum(-1) - 1) * log_sum).detach()
-        share = torch.where(has_mask, self.matched_share, 1.0 - self.matched_share)
-        loss = share * (log_sum + several - (positive * class_logits).sum(-1))
+        log_sum = class_logits.logsumexp(-1)
+        loss = loss - (positive.sum(-1) - 1) * (log_sum - log_sum.detach())
+        loss = loss * torch.where(has_mask, self.matched_share, 1.0 - self.matched_share)
         return average_top_k(weight.clamp(min=_SMALLEST_WEIGHT) * loss, 1.0)
 
-    def _discrimination(self, embedding: Tensor, rows: MaskRows) -> Tensor:
+    def discrimination(self, embedding: Tensor, rows: MaskRows) -> Tensor:
         """Pixels of things against the mean embeddings of all masks; embedding ``[B, D, P]``."""
         mean = embedding @ rows.one_hot / rows.one_hot.sum(1, keepdim=True).clamp(min=1.0)
         mean = mean * mean.square().sum(1, keepdim=True).clamp(min=1e-12).rsqrt()
@@ -176,20 +221,20 @@ class MaxDeepLabLoss(nn.Module):
         losses = F.cross_entropy(similarity, target, ignore_index=-1, reduction="none")
         return average_top_k(losses, 1.0)
 
-    def _semantic(
-        self, outputs: MaskHeads, targets: Mapping[str, Tensor], size: tuple[int, int]
-    ) -> Tensor:
+    def semantic(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        """Cross-entropy of the auxiliary head ``[B, C, h, w]``, at its own resolution."""
+        size = (logits.shape[-2], logits.shape[-1])
         classes = subsample(targets["semantic"], size).long()
         losses = F.cross_entropy(
-            outputs.semantic.float(), classes, reduction="none", ignore_index=self.ignore_class
+            logits.float(), classes, reduction="none", ignore_index=self.ignore_class
         )
         weighted = losses * subsample(targets["semantic_pixel_weights"], size)
-        return average_top_k(weighted.flatten(1), 1.0)
+        return average_top_k(weighted.flatten(1), self.semantic_top_k)
 
 
-def _similarity(logits: Tensor, class_logits: Tensor, rows: MaskRows) -> _Similarity:
-    """Similarities for logits ``[B, N, P]`` and class_logits ``[B, N, K + 1]``."""
-    probability = logits.softmax(1)
+def similarity_of(outputs: SlotHeads | MaskHeads | KMaxHeads, rows: MaskRows) -> Similarity:
+    """How alike each mask and each slot are."""
+    probability = outputs.mask_logits.float().flatten(2).softmax(1)
     known = rows.is_known[:, None].to(probability.dtype)
     on_known = probability * known
     intersection = (on_known @ rows.one_hot).transpose(1, 2)
@@ -197,9 +242,9 @@ def _similarity(logits: Tensor, class_logits: Tensor, rows: MaskRows) -> _Simila
     slot_area = (probability * (rows.pixel_row >= 0)[:, None]).sum(2)
     dice = intersection / ((mask_area[:, :, None] + on_known.sum(2)[:, None]) / 2 + 1e-5)
     void_share = (probability * (1 - known)).sum(2) / (probability.sum(2) + 1e-5)
-    by_class = class_logits.softmax(-1).transpose(1, 2)
-    index = rows.class_index[..., None].expand(-1, -1, logits.shape[1])
-    return _Similarity(
+    by_class = outputs.class_logits.float().softmax(-1).transpose(1, 2)
+    index = rows.class_index[..., None].expand(-1, -1, probability.shape[1])
+    return Similarity(
         intersection, mask_area, slot_area, void_share, dice, by_class.gather(1, index)
     )
 
@@ -208,10 +253,11 @@ def _mask_id(logits: Tensor, rows: MaskRows, slots: Tensor) -> Tensor:
     """Cross-entropy over the slots ``[B, N, P]`` at pixels of a mask."""
     has_mask = rows.pixel_row >= 0
     slot = slots.gather(1, rows.pixel_row.clamp(min=0))  # [B, P]
-    logit = logits.gather(1, slot.clamp(min=0)[:, None]).squeeze(1)
-    logit = torch.where(slot >= 0, logit, _NO_SLOT_LOGIT)
     log_sum = logits.logsumexp(1)
-    losses = (log_sum - logit) * (has_mask & rows.is_known)
+    # Not the sum less the logit: between large logits, small losses would be rounded to 0, and
+    # what is 0 does not count in the mean.
+    loss = F.cross_entropy(logits, slot.clamp(min=0), reduction="none")
+    losses = torch.where(slot >= 0, loss, log_sum - _NO_SLOT_LOGIT) * (has_mask & rows.is_known)
     # A crowd that is not void has no slot to be compared with, hence no loss; TensorFlow's
     # cross-entropy has a gradient there all the same, that of the sum over slots.
     without_slot = (log_sum - log_sum.detach()) * (~has_mask & rows.is_known)

@@ -27,7 +27,7 @@ from axialseg.decoders.stacked import (
     StackedDecoder,
     StackedDecoderFactory,
 )
-from axialseg.layers.convolution import ConvNormReLU
+from axialseg.layers.convolution import ConvNormAct
 from axialseg.layers.dual_path_transformer import DualPathTransformer
 from axialseg.layers.initialization import truncated_normal_
 from axialseg.layers.residual_block import BottleneckBranch, ResidualBlock
@@ -119,8 +119,8 @@ class MaxDeepLab(nn.Module):
         self.transformers = _transformers(
             backbone, self.extra_stages, transformer, transformer_channels, memory_channels
         )
-        self.class_feature = ConvNormReLU(memory_channels, slot_channels)
-        self.mask_feature = ConvNormReLU(memory_channels, slot_channels)
+        self.class_feature = ConvNormAct(memory_channels, slot_channels)
+        self.mask_feature = ConvNormAct(memory_channels, slot_channels)
         records = self.extra_stages.recorded[self.extra_stages.stride]
         self.semantic_decoder = (
             None if semantic_decoder is None else semantic_decoder(backbone.channels)

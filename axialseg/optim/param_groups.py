@@ -15,6 +15,7 @@ def parameter_groups(
     lr: float,
     weight_decay: float = 0.0,
     backbone_lr_multiplier: float = 1.0,
+    decay_tables: bool = True,
 ) -> list[dict[str, Any]]:
     """Groups for an optimiser.
 
@@ -26,6 +27,8 @@ def parameter_groups(
         backbone_lr_multiplier: factor on the rate of the backbone. What no pre-training has seen is
             not part of it: MaX-DeepLab's memory, transformers and further stages have the base rate
             (deeplab2 finds them by the words transformer, extra and memory_feature in their names).
+        decay_tables: what is no kernel decays too: relative positions, a memory, cluster centres.
+            deeplab2's AdamW leaves them alone.
 
     Returns:
         One to four groups ``{"params", "lr", "weight_decay"}``, none of them empty, those at the
@@ -36,7 +39,8 @@ def parameter_groups(
         if not parameter.requires_grad:
             continue
         multiplier = backbone_lr_multiplier if name.startswith("backbone.") else 1.0
-        decay = weight_decay if parameter.ndim > 1 else 0.0
+        decays = parameter.ndim > 1 and (decay_tables or name.endswith(".weight"))
+        decay = weight_decay if decays else 0.0
         groups.setdefault((multiplier, decay), []).append(parameter)
     # The sort is stable: equal keys cannot occur, and the base rate (1.0) comes first.
     ordered = sorted(groups.items(), key=lambda item: (item[0][0] != 1.0, -item[0][1]))

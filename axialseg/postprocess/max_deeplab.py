@@ -189,6 +189,7 @@ class MaskWisePostProcess:
         is_thing = ordered.class_index < self.merge.things
         threshold = torch.where(is_thing, self.thing_threshold, self.stuff_threshold)
         pasted = (ordered.confidence >= threshold).nonzero().squeeze(1)
+        least = min(self.thing_threshold, self.stuff_threshold)
         masks, bests, scores = [], [], []
         for logits in upsampled_bands(mask_logits, size):
             probability = logits.softmax(-1)
@@ -212,7 +213,8 @@ class MaskWisePostProcess:
             panoptic,
             self.merge.class_ids.to(slot.device)[slots.class_index[best]].int(),
             (slot + 1).int(),
-            torch.cat(scores),
+            # As the authors have it: without a confident slot there is no score at all.
+            torch.cat(scores) * (ordered.confidence >= least).any(),
             torch.where(free, 0.0, ordered.confidence[slot]),
         )
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from axialseg.inference.predict import PanopticPrediction, predict
@@ -57,5 +57,8 @@ class PanopticTask(TrainingTask):
 
 
 def _in_float32(outputs: Any) -> Any:
-    """A NamedTuple of heads with each tensor in float32; None stays None."""
-    return type(outputs)(*(None if head is None else head.float() for head in outputs))
+    """Heads, in tuples, with each tensor in float32; None stays None."""
+    if outputs is None or isinstance(outputs, Tensor):
+        return None if outputs is None else outputs.float()
+    heads = [_in_float32(head) for head in outputs]
+    return tuple(heads) if type(outputs) is tuple else type(outputs)(*heads)

@@ -12,7 +12,7 @@ import torch
 from file_server import running_server
 from golden_data import SUFFIX, rule_weights
 from numpy.typing import NDArray
-from published_models import MAX_DEEPLAB, build_on_meta, manifest, model_config
+from published_models import KMAX, MAX_DEEPLAB, build_on_meta, manifest, model_config
 from reference_checkpoint import write_tensorflow
 from safetensors import safe_open
 from tiny_max_deeplab import NAME, OVERRIDES, assert_golden_heads, golden_net, tiny_net
@@ -28,7 +28,10 @@ from axialseg.errors import UserError
 Command = Callable[[Callable[[], None], list[str]], None]
 
 # All models that share a backbone with one of MaX-DeepLab's.
-ALIKE = [f"max_deeplab_{size}{kind}" for size in "ls" for kind in ("", "_backbone")]
+ALIKE = [
+    *(f"max_deeplab_{size}{kind}" for size in "ls" for kind in ("", "_backbone")),
+    *(f"kmax_{kind}{data}" for kind in ("r50", "axial_r50") for data in ("", "_cityscapes")),
+]
 FAST_WORDS = ("transformer", "extra", "memory_feature")
 SETTINGS = [*OVERRIDES[1:]]
 
@@ -189,7 +192,7 @@ def write_index(prefix: Path, variables: Mapping[str, list[int]]) -> None:
         data.truncate(offset)
 
 
-@pytest.mark.parametrize("name", MAX_DEEPLAB)
+@pytest.mark.parametrize("name", [*MAX_DEEPLAB, *KMAX])
 def test_full_size_is_recognised(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,9 +201,9 @@ def test_full_size_is_recognised(
     variables = {row[0].removesuffix(SUFFIX): row[1] for row in manifest(name)["variables"]}
     write_index(tmp_path / "ckpt-1", variables)
     channels = head_channels(tmp_path)
-    assert channels == (134, 134)
+    assert channels == ((19, 20) if name.endswith("cityscapes") else (134, 134))
     found = convert.find_model(tmp_path, channels)
-    assert found.name == MAX_DEEPLAB[name].overrides[0].removeprefix("model=")
+    assert found.name == (MAX_DEEPLAB | KMAX)[name].overrides[0].removeprefix("model=")
     assert set(variable_names(found.net).values()) == set(variables)
 
 

@@ -12,7 +12,7 @@ from axialseg.decoders.max_deeplab import MaxDeepLabHeads
 from axialseg.inference.fold_batch_norms import fold_batch_norms
 from axialseg.layers.axial_attention import AxialAttention
 from axialseg.layers.batch_norm import BatchNorm
-from axialseg.layers.convolution import ConvNorm, SeparableConvNormReLU
+from axialseg.layers.convolution import ConvNorm, SeparableConvNormAct
 from axialseg.layers.dual_path_transformer import NormalizedAttention
 from axialseg.panoptic.cityscapes_classes import CITYSCAPES
 
@@ -92,7 +92,7 @@ def test_only_the_norms_without_a_convolution_stay(model: str) -> None:
 @pytest.mark.parametrize("options", [{"kernel_size": 3, "stride": 2}, {"kernel_size": 5}])
 def test_borders_see_the_same_padding(options: dict[str, int]) -> None:
     torch.manual_seed(0)
-    layer = ConvNorm(3, 4, **options) if "stride" in options else SeparableConvNormReLU(3, 4)
+    layer = ConvNorm(3, 4, **options) if "stride" in options else SeparableConvNormAct(3, 4)
     for name, value in layer.double().eval().state_dict().items():
         if "norm" in name:
             value.uniform_(0.5, 1.5)

@@ -4,18 +4,18 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-import torch
-from golden_data import arrays, assert_close, facts, load_weights, nchw, nhwc
+from golden_data import facts
+from layer_goldens import check_layer, golden
 from torch import Tensor, nn
 
 from axialseg.backbones.residual_network import ResidualNetwork
-from axialseg.checkpoints.tensorflow.deeplab2 import CHILD_NAMES, to_torch_layout, variable_names
+from axialseg.checkpoints.tensorflow.deeplab2 import CHILD_NAMES
 from axialseg.decoders.context import ASPP, PointwiseContext
 from axialseg.decoders.max_deeplab import MaskHeads, MaxDeepLabHeads
 from axialseg.decoders.panoptic_deeplab import PanopticDeepLabDecoder, PredictionHead
 from axialseg.layers.axial_attention import AxialAttention, AxialAttention2d
 from axialseg.layers.axial_block import AxialBranch
-from axialseg.layers.convolution import ConvNorm, ConvNormReLU, SeparableConvNormReLU
+from axialseg.layers.convolution import ConvNorm, ConvNormAct, SeparableConvNormAct
 from axialseg.layers.dual_path_transformer import DualPathTransformer, NormalizedAttention
 from axialseg.layers.residual_block import BasicBranch, BottleneckBranch, ResidualBlock
 from axialseg.layers.resized_fuse import ResizedFuse
@@ -30,7 +30,7 @@ FLAGS = {
 }
 
 
-class Sequence1d(nn.Module):
+class SequenceLayer(nn.Module):
     """Lets a 2-D layer run on ``[N, C, L]``."""
 
     def __init__(self, layer: nn.Module) -> None:
@@ -44,7 +44,7 @@ class Sequence1d(nn.Module):
 def attention_1d(case: str) -> nn.Module:
     args = facts("layers")[case]["args"]
     flags = {ours: args[theirs] for theirs, ours in FLAGS.items() if theirs in args}
-    return Sequence1d(AxialAttention(12, 16, 32, "height", heads=4, **flags))
+    return SequenceLayer(AxialAttention(12, 16, 32, "height", heads=4, **flags))
 
 
 def attention_2d(case: str) -> nn.Module:
@@ -224,16 +224,16 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     **{f"block_group/{name}": partial(block_group, f"block_group/{name}") for name in BLOCK_GROUPS},
     "resized_fuse": partial(Fuse, "resized_fuse"),
     "inception_stem": lambda: InceptionStem((8, 8, 16)),
-    "conv2d_same/k7_s2_even": lambda: ConvNormReLU(5, 6, 7, 2),
+    "conv2d_same/k7_s2_even": lambda: ConvNormAct(5, 6, 7, 2),
     "conv2d_same/k7_s2_odd": lambda: ConvNorm(5, 6, 7, 2),
-    "conv2d_same/k3_atrous3": lambda: ConvNormReLU(5, 6, 3, dilation=3),
-    "separable_conv_5x5": lambda: SeparableConvNormReLU(5, 6, 5),
+    "conv2d_same/k3_atrous3": lambda: ConvNormAct(5, 6, 3, dilation=3),
+    "separable_conv_5x5": lambda: SeparableConvNormAct(5, 6, 5),
     "aspp/only_1x1": lambda: PointwiseContext(8, 6),
     "aspp/full_global_pool": lambda: ASPP(8, 6, (2, 3, 4), dropout=0.0),
     "aspp/full_pool_size_4x5": lambda: ASPP(8, 6, (2, 3, 4), pool_size=(4, 5), dropout=0.0),
     "panoptic_single_decoder": Decoder,
     "panoptic_single_head": lambda: PredictionHead(8, 6, 3),
-    "conv1d": lambda: Sequence1d(ConvNormReLU(5, 7)),
+    "conv1d": lambda: SequenceLayer(ConvNormAct(5, 7)),
     "attention_operation": AttentionOperation,
     **{
         f"dual_path_transformer/{name}": partial(transformer, f"dual_path_transformer/{name}")
@@ -248,86 +248,17 @@ CASES: dict[str, Callable[[], nn.Module]] = {
 
 
 def bare(module: nn.Module) -> nn.Module:
-    wrappers = Sequence1d | Decoder | Fuse | AttentionOperation
+    wrappers = SequenceLayer | Decoder | Fuse | AttentionOperation
     return next(module.children()) if isinstance(module, wrappers) else module
-
-
-def golden(case: str, part: str) -> dict:
-    prefix = f"{case}|{part}|"
-    data = arrays("layers")
-    return {key.removeprefix(prefix): data[key] for key in data if key.startswith(prefix)}
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("case", CASES)
 def test_layer_equals_the_authors(case: str, mode: str) -> None:
-    data = arrays("layers")
-    module = CASES[case]()
-    load_weights(bare(module), golden(case, "w"))
-    module.train(mode == "train")
-    expected = golden(case, mode)
-    if not expected:
+    if not golden("layers", case, mode):
         assert case.startswith("aspp/full")  # stored in evaluation mode only
         assert mode == "train"
         return
-    inputs = [
-        nchw(data[f"{case}|x{i}"]).requires_grad_()
-        for i in range(len(facts("layers")[case]["inputs"]))
-    ]
-    result = module(*inputs)
-    outputs = result if isinstance(result, tuple) else (result,)
-    assert len(outputs) == sum(key.startswith("y") for key in expected)
-    for i, output in enumerate(outputs):
-        assert_close(nhwc(output), expected[f"y{i}"], f"output {i}")
-    weighted = [(y * nchw(data[f"{case}|R{i}"])).sum() for i, y in enumerate(outputs)]
-    torch.stack(weighted).sum().backward()
-    for i, x in enumerate(inputs):
-        assert x.grad is not None
-        assert_close(nhwc(x.grad), expected[f"gradx{i}"], f"gradient of input {i}")
-    check_gradients(bare(module), expected)
-    after = {k.removeprefix("after|"): v for k, v in expected.items() if k.startswith("after|")}
-    check_statistics(bare(module), golden(case, "w"), after)
-
-
-def check_gradients(module: nn.Module, expected: dict) -> None:
-    parameters = dict(module.named_parameters())
-    compared = 0
-    for ours, theirs in variable_names(module).items():
-        if ours not in parameters:
-            continue
-        gradient = parameters[ours].grad
-        gradient = torch.zeros_like(parameters[ours]) if gradient is None else gradient
-        if f"gradw|{theirs}" in expected:
-            value = to_torch_layout(theirs, expected[f"gradw|{theirs}"], tuple(gradient.shape))
-            # What a softmax or the next batch norm undoes has gradients of rounding size.
-            undone = (
-                "similarity/beta",
-                "_height_axis/_batch_norm_retrieved_output/beta",  # the width axis has a norm first
-                "_pixel_space_head/final_conv/bias",
-            )
-            floor = 1e-3 if theirs.endswith(undone) else 2e-5
-            assert_close(gradient.numpy(), value, f"gradient of {theirs}", floor=floor)
-            compared += 1
-        elif f"gradw_sumabs|{theirs}" in expected:
-            total = expected[f"gradw_sumabs|{theirs}"]
-            assert float(gradient.abs().sum()) == pytest.approx(float(total), rel=1e-4)
-            compared += 1
-    assert compared == sum(key.startswith("gradw") for key in expected)
-
-
-def check_statistics(module: nn.Module, before: dict, after: dict) -> None:
-    """Running statistics after a step.
-
-    The original computes the axial blocks of a group once more in the backward pass, which moves
-    their statistics a second time; ours move once. For them a second, equal move is added.
-    """
-    state = module.state_dict()
-    names = {theirs: ours for ours, theirs in variable_names(module).items()}
-    for theirs, value in after.items():
-        ours = state[names[theirs]].numpy()
-        block = theirs.partition("/")[0]
-        is_axial = f"{block}/_attention/_height_axis/qkv_kernel" in before
-        if isinstance(module, nn.Sequential | DualPathStage) and is_axial:
-            first = to_torch_layout(theirs, before[theirs], ours.shape)
-            ours = ours + 0.99 * (ours - first)
-        assert_close(ours, to_torch_layout(theirs, value, ours.shape), f"{theirs} after a step")
+    module = CASES[case]()
+    is_group = isinstance(module, nn.Sequential | DualPathStage)
+    check_layer("layers", case, mode, module, bare(module), is_group)

@@ -13,6 +13,7 @@ import torch
 from decoded_records import decoded
 from golden_data import SUFFIX, TOLERANCE, arrays, assert_close, nhwc, rule_image
 from published_models import (
+    KMAX,
     MAX_DEEPLAB,
     PUBLISHED,
     Golden,
@@ -36,7 +37,7 @@ PEAK_MEMORY = 6e9  # bytes, of the whole process
 FLIPS = 1e-3  # share of the pixels that may fall the other way, if it is a near-tie
 
 
-@pytest.mark.parametrize("name", [*PUBLISHED, *MAX_DEEPLAB])
+@pytest.mark.parametrize("name", [*PUBLISHED, *MAX_DEEPLAB, *KMAX])
 def test_variables_are_the_authors(name: str) -> None:
     net = published_on_meta(name)
     facts = manifest(name)

@@ -21,6 +21,8 @@ RECIPES = {
     "coco": (5e-4, 2000, 200_000, 64),
     "coco_max_deeplab": (1e-3, 5000, 100_000, 64),
     "coco_max_deeplab_paper": (1e-3, 5000, 100_000, 64),
+    "coco_kmax": (5e-4, 5000, 150_000, 64),
+    "cityscapes_kmax": (3e-4, 5000, 60_000, 32),
     "coco_format": (5e-4, 2000, 50_000, 64),
     "cityscapes": (1e-4, 0, 60_000, 32),
     "mapillary_vistas": (1e-3, 2000, 150_000, 64),

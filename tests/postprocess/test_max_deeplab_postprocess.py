@@ -56,6 +56,43 @@ def post_process(case: str) -> Any:
     )
 
 
+KMAX_CASES = [
+    "coco", "coco_config_area_limits", "coco_overlap", "coco_no_detections",
+    "coco_thing_between_thresholds", "coco_ties", "coco_empty_masks", "coco_stuff_same_class",
+    "cityscapes", "cityscapes_config_area_limits", "cityscapes_reorder",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", KMAX_CASES)
+def test_maps_of_kmax_are_the_authors(case: str) -> None:
+    data, args = arrays("kmax_post_processing"), facts("kmax_post_processing")[case]["args"]
+    process = MaskWisePostProcess(
+        CITYSCAPES if case.startswith("cityscapes") else COCO,
+        args["transformer_class_confidence_threshold_thing"],
+        args["transformer_class_confidence_threshold_stuff"],
+        args["pixel_confidence_threshold"],
+        args["overlapping_threshold"],
+        args["reorder_class_weight"],
+        args["reorder_mask_weight"],
+        args["thing_area_limit"],
+        args["stuff_area_limit"],
+        args["label_divisor"],
+    )
+    classes = torch.from_numpy(data[f"{case}|in|class_logits"])
+    outputs = Heads(nchw(data[f"{case}|in|mask_logits"]), classes)
+    (result,) = process(outputs, tuple(args["image_shape"]))
+    golden = {
+        "panoptic": result.panoptic,
+        "mask_id_plus_one": result.instance,
+        "semantic_pred": result.semantic,
+    }
+    for key, actual in golden.items():
+        np.testing.assert_array_equal(actual.numpy(), data[f"{case}|out|{key}"][0], key)
+    for name in ("instance_score", "semantic_score"):
+        expected = data[f"{case}|out|{name}"][0]
+        assert_close(getattr(result, name).numpy(), expected, name, 1e-5)
+
+
 @pytest.mark.parametrize("at_a_time", [1 << 24, 16 * 81 * 7, 1])
 @pytest.mark.parametrize("case", CASES)
 def test_maps_are_the_authors(case: str, at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,17 +14,21 @@ from torch import nn
 
 from axialseg.backbones.residual_network import ResidualNetwork
 from axialseg.decoders.context import ASPP, NoContext, PointwiseContext
-from axialseg.decoders.max_deeplab import MaxDeepLabHeads
+from axialseg.decoders.kmeans_transformer import KMeansTransformer
+from axialseg.decoders.max_deeplab import MaskPredictor, MaxDeepLabHeads
 from axialseg.decoders.panoptic_deeplab import PanopticDeepLabDecoder, PredictionHead
+from axialseg.decoders.pixel_decoder import PixelDecoder
 from axialseg.decoders.stacked import StackedDecoder
 from axialseg.layers.axial_attention import AxialAttention, AxialAttention2d
 from axialseg.layers.axial_block import AxialBranch
 from axialseg.layers.batch_norm import BatchNorm
-from axialseg.layers.convolution import ConvNorm, SeparableConvNormReLU
+from axialseg.layers.convolution import ConvNorm, SeparableConvNormAct
 from axialseg.layers.dual_path_transformer import DualPathTransformer, NormalizedAttention
+from axialseg.layers.layer_norm import ChannelNorm
 from axialseg.layers.residual_block import BasicBranch, BottleneckBranch, ResidualBlock
 from axialseg.layers.resized_fuse import ResizedFuse
 from axialseg.layers.stem import ConvStem, InceptionStem
+from axialseg.models.kmax_deeplab import KMaxDeepLab
 from axialseg.models.max_deeplab import MaxDeepLab
 from axialseg.models.panoptic_deeplab import PanopticDeepLab
 
@@ -67,7 +71,8 @@ def _max_deeplab_names(net: nn.Module) -> dict[str, str]:
 
 # Our class -> {path below it: path below the TensorFlow object}; "" keeps the same object. A path
 # of ours may end at a child module or at a parameter. "{n}" stands for a number, "{n+1}" for the
-# next. Where the names depend on the object, a function of it stands in for the table.
+# next, "{n-1}" for the one before. Where the names depend on the object, a function of it stands in
+# for the table.
 NameTable = dict[str, str]
 CHILD_NAMES: dict[type[nn.Module], NameTable | Callable[[nn.Module], NameTable]] = {
     BatchNorm: {
@@ -77,7 +82,7 @@ CHILD_NAMES: dict[type[nn.Module], NameTable | Callable[[nn.Module], NameTable]]
         "running_var": "moving_variance",
     },
     ConvNorm: {"conv.weight": "_conv/kernel", "norm": "_batch_norm"},
-    SeparableConvNormReLU: {
+    SeparableConvNormAct: {
         "depthwise.weight": "_conv1_bn_act/_depthwise/_depthwise_conv/depthwise_kernel",
         "depthwise_norm": "_conv1_bn_act/_depthwise/_batch_norm",
         "pointwise": "_conv1_bn_act/_pointwise",
@@ -155,6 +160,33 @@ CHILD_NAMES: dict[type[nn.Module], NameTable | Callable[[nn.Module], NameTable]]
         "feed_forward.conv2": "_memory_ffn_conv2_bn",
         "pixel_conv3": "_pixel_conv3_bn",
     },
+    ChannelNorm: {"weight": "gamma", "bias": "beta"},
+    PixelDecoder: {
+        "norms.{n}": "_backbone_norms/{n}",
+        "stages.{n}.blocks": "_stages/{n}",
+        "stages.{n}.fuse": "_skip_connections/{n-1}",
+    },
+    KMeansTransformer: {
+        "center_conv1": "_memory_conv1_bn_act",
+        "pixel_conv1": "_pixel_conv1_bn_act",
+        "predictor": "_auxiliary_clustering_predictor",
+        "pixel_value": "_pixel_v_conv_bn",
+        "kmeans_norm": "_kmeans_memory_batch_norm_retrieved_value",
+        "kmeans_conv3": "_kmeans_memory_conv3_bn",
+        "center_qkv": "_memory_qkv_conv_bn",
+        "center_attention": "_memory_attention",
+        "center_conv3": "_memory_conv3_bn",
+        "feed_forward.conv1": "_memory_ffn_conv1_bn_act",
+        "feed_forward.conv2": "_memory_ffn_conv2_bn",
+    },
+    MaskPredictor: {
+        "pixel_head": "_pixel_space_head",
+        "pixel_norm": "_pixel_space_feature_batch_norm",
+        "mask_head": "_transformer_mask_head",
+        "mask_norm": "_pixel_space_mask_batch_norm",
+        "class_head.weight": "_transformer_class_head/_conv/kernel",
+        "class_head.bias": "_transformer_class_head/_conv/bias",
+    },
     MaxDeepLabHeads: {
         "pixel_head": "pixel_space_head",
         "pixel_norm": "pixel_space_feature_batch_norm",
@@ -167,6 +199,16 @@ CHILD_NAMES: dict[type[nn.Module], NameTable | Callable[[nn.Module], NameTable]]
         "semantic_head.predict.bias": "semantic_last_layer/bias",
     },
     MaxDeepLab: _max_deeplab_names,
+    KMaxDeepLab: {
+        "backbone": "encoder",
+        "pixel_decoder": "pixel_decoder",
+        "cluster_centers": "transformer_decoder/cluster_centers",
+        "transformers.{n}": "transformer_decoder/_kmax_decoder/{n}/_block1_transformer",
+        "class_feature": "transformer_decoder/_class_embedding_projection",
+        "mask_feature": "transformer_decoder/_mask_embedding_projection",
+        "semantic_decoder": "semantic_decoder",
+        "heads": "",
+    },
     PanopticDeepLab: {
         "backbone": "encoder",
         "semantic_decoder": "semantic_decoder",
@@ -211,7 +253,9 @@ def _collect(module: nn.Module, ours: str, theirs: str, names: dict[str, str]) -
         table = table(module)
     for pattern, name in table.items():
         for path, index in _matches(module, pattern):
-            target = name.replace("{n+1}", str(index + 1))
+            target = name
+            for change, text in ((0, "{n}"), (1, "{n+1}"), (-1, "{n-1}")):
+                target = target.replace(text, str(index + change))
             their_path = "/".join(part for part in (theirs, target) if part)
             our_path = f"{ours}.{path}" if ours else path
             child = _follow(module, path)
