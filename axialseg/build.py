@@ -81,7 +81,9 @@ def build_classes(data: DictConfig) -> Classes:
 
 def _listed_classes(data: DictConfig) -> Any:
     """The classes as the data set has them."""
-    dataset = data.val_dataset
+    # Validation may be a part of the training data, or not be at all.
+    is_alone = data.get("val_dataset") is not None and data.get("val_share") is None
+    dataset = data.val_dataset if is_alone else data.train_dataset
     if dataset.get("categories") is not None:
         return build(dataset.categories)
     reader = get_object(dataset._target_)
@@ -179,6 +181,11 @@ def build_task(cfg: DictConfig, categories: Classes) -> "pl.LightningModule":
     )
 
 
+def has_validation(cfg: DictConfig) -> bool:
+    """Whether there are images to validate on."""
+    return cfg.data.get("val_dataset") is not None or cfg.data.get("val_share") is not None
+
+
 def build_trainer(cfg: DictConfig, hardware: Hardware, folder: Path) -> "pl.Trainer":
     """The trainer with callbacks and loggers.
 
@@ -213,6 +220,8 @@ def build_trainer(cfg: DictConfig, hardware: Hardware, folder: Path) -> "pl.Trai
         # The preemption callback stops and resumes runs, not Lightning's requeueing.
         "plugins": [WholeCheckpointIO()] + [SLURMEnvironment(auto_requeue=False)] * started_by_srun,
     }
+    if not has_validation(cfg):
+        arguments["limit_val_batches"] = 0
     if arguments["strategy"] == "auto" and hardware.world_size > 1:
         arguments["strategy"] = "ddp"
     return pl.Trainer(**arguments)

@@ -3,9 +3,12 @@
     python benchmarks/memory_planner.py [--quick]
 
 Measured are a few steps of the real net, loss and optimiser on random images, with a mosaic of
-segments as ground truth, after a tiny net has made the libraries allocate what they keep; see
-`axialseg.machine.peak_memory` for how a freed tensor leaves the resident memory at once. The
-planner's peak of the same step comes from fake tensors. Both are in float32.
+segments as ground truth, after a tiny net has made the libraries allocate what they keep. Both are
+in float32, and in two ways:
+
+* tensors: the planner's peak from fake tensors; see `axialseg.machine.peak_memory` for how a freed
+  tensor leaves the resident memory at once.
+* process: what a training takes on a CPU, which keeps freed memory (`axialseg.machine.arena`).
 """
 
 import argparse
@@ -23,7 +26,8 @@ from axialseg.build import build, build_task
 from axialseg.commands.command_line import compose_config
 from axialseg.commands.complexity import classes_of
 from axialseg.costs.training_memory import FakeStep, make_optimizer, training_step
-from axialseg.machine.peak_memory import PeakMemory, how_measured, in_fresh_process
+from axialseg.machine.freed_memory import keep_freed_memory
+from axialseg.machine.peak_memory import ALLOCATOR, PeakMemory, how_measured, in_fresh_process
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.panoptic_map import PanopticSegments
 
@@ -37,6 +41,10 @@ CASES = [
     (["model=axial_deeplab_s", "crop=[257,257]"], 1),
     (["model=max_deeplab_tiny", "crop=[257,257]"], 2),
     (["model=axial_hybrid_tiny", "crop=[129,129]"], 16),
+    (["model=axial_hybrid_tiny", "crop=[641,641]"], 3),
+    (["model=axial_hybrid_tiny", "crop=[1025,1025]"], 1),
+    (["model=max_deeplab_tiny", "crop=[513,513]"], 1),
+    (["model=axial_swidernet_tiny", "crop=[513,513]"], 1),
     (["model=axial_deeplab_tiny", "crop=[321,321]"], 1),
     (["model=axial_deeplab_s", "crop=[129,257]"], 2),
     (["model=axial_deeplab_s", "crop=[257,257]", CHECKPOINTING], 2),
@@ -94,24 +102,36 @@ def measure(overrides: list[str], images: int) -> int:
     return peak.bytes()
 
 
-def plan(overrides: list[str], images: int) -> int:
-    """Peak bytes of a fake step in float32."""
-    return planned_bytes(compose_config("memory", overrides), "32-true", images)
+def measure_process(overrides: list[str], images: int) -> int:
+    """The same of a process that keeps what it frees, as a training does."""
+    as_in_training()
+    return measure(overrides, images)
 
 
-def planned_bytes(cfg: DictConfig, precision: str, images: int) -> int:
-    """Peak bytes of a fake step.
+def as_in_training() -> None:
+    """Takes back what makes this process, and its children, give freed memory away."""
+    for name in ALLOCATOR:
+        os.environ.pop(name, None)
+    keep_freed_memory()
 
-    Args:
-        cfg: as `python -m axialseg memory` composes it.
-        precision: Lightning's name.
-        images: of one forward pass.
-    """
+
+def fake_step(overrides: list[str]) -> FakeStep:
+    """The planner's step."""
+    cfg = compose_config("memory", overrides)
     categories = classes_of(cfg)
     shapes = sample(cfg, categories, 0)
-    return FakeStep(lambda: build_task(cfg, categories), shapes, precision, MASKS).peak_bytes(
-        images
-    )
+    return FakeStep(lambda: build_task(cfg, categories), shapes, "32-true", MASKS)
+
+
+def plan(overrides: list[str], images: int) -> int:
+    """Peak bytes of a fake step."""
+    return fake_step(overrides).peak_bytes(images)
+
+
+def plan_process(overrides: list[str], images: int) -> int:
+    """What the planner says that a process takes."""
+    as_in_training()
+    return fake_step(overrides).process_bytes(images)
 
 
 def main() -> None:
@@ -121,12 +141,16 @@ def main() -> None:
     arguments = parser.parse_args()
     print(f"{platform.machine()}, torch {torch.__version__}, float32; MiB,")
     print(f"{how_measured(torch.device('cpu'))}\n")
-    print(f"{'step':<88} images  planned  measured   ratio")
+    heads = f"{'tensors':>27}{'process':>27}\n{'step':<88} images"
+    print(f"{'':<95}{heads}{'  planned measured   ratio' * 2}")
     for overrides, images in CASES[:QUICK] if arguments.quick else CASES:
-        planned = in_fresh_process(plan, overrides, images) / MEBIBYTE
-        measured = in_fresh_process(measure, overrides, images) / MEBIBYTE
-        numbers = f"{images:6}{planned:9.0f}{measured:10.0f}{planned / measured:8.2f}"
-        print(f"{' '.join(overrides):<88} {numbers}", flush=True)
+        line = f"{' '.join(overrides):<88} {images:6}"
+        for planned, measured in ((plan, measure), (plan_process, measure_process)):
+            mebibytes = [
+                in_fresh_process(work, overrides, images) / MEBIBYTE for work in (planned, measured)
+            ]
+            line += f"{mebibytes[0]:9.0f}{mebibytes[1]:9.0f}{mebibytes[0] / mebibytes[1]:8.2f}"
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

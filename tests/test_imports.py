@@ -14,6 +14,7 @@ ALLOWED = {
     "layers": set(),
     "panoptic": {"errors"},
     "losses": {"decoders"},  # the types of the heads
+    "recipes": set(),
     "optim": set(),
     "config": {"errors"},
     "machine": {"errors"},
@@ -45,6 +46,7 @@ ALLOWED = {
         *("build", "checkpoints", "config", "datasets", "errors", "inference", "panoptic"),
     },
     "commands": {
+        "recipes",
         *("build", "callbacks", "checkpoints", "config", "costs", "data_check", "data_import"),
         *("datasets", "errors", "inference", "launch", "layers", "machine", "panoptic", "tasks"),
         "visualization",
@@ -64,9 +66,9 @@ FORBIDDEN = {
 }
 # What a command imports before it knows that its config is right.
 BEFORE_THE_CHECK = (
-    *("config/schema", "config/check", "config/signatures", "config/mistakes"),
-    *("commands/command_line", "launch"),
-    *("machine/hardware", "machine/freed_memory", "errors"),
+    *("config/schema", "config/auto", "config/check", "config/signatures", "config/mistakes"),
+    *("commands/command_line", "commands/settle", "recipes/own_data", "launch", "errors"),
+    *("machine/hardware", "machine/freed_memory", "machine/free_memory"),
 )
 HEAVY = {"torch", "lightning", "numpy", "cv2", "wandb", "torchmetrics", "scipy", "matplotlib"}
 

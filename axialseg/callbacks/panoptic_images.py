@@ -1,7 +1,7 @@
 """Pictures of predictions beside their ground truth."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import lightning.pytorch as pl
@@ -14,9 +14,20 @@ from axialseg.formats.coco_panoptic import below
 from axialseg.inference.predict import PanopticPrediction
 from axialseg.loggers.wandb import find_wandb_logger
 from axialseg.machine.whole_file import whole_file
+from axialseg.metrics.image_quality import image_quality
 from axialseg.panoptic.categories import Categories
-from axialseg.panoptic.panoptic_map import segments_from_panoptic_map
+from axialseg.panoptic.panoptic_map import PanopticSegments, segments_from_panoptic_map
 from axialseg.visualization.panoptic import comparison
+
+
+class _Drawable(NamedTuple):
+    """What a picture is made of; the arrays as of `comparison`."""
+
+    pq: float
+    name: str
+    image: NDArray[np.uint8]
+    truth: PanopticSegments | None
+    predicted: PanopticSegments
 
 
 class PanopticImages(pl.Callback):
@@ -26,19 +37,24 @@ class PanopticImages(pl.Callback):
 
     Written to `images/<name of the image>.png` in the folder of the run, in folders as the images,
     over those of the validation before, and to W&B if that logs. Under several ranks these are the
-    first images of rank 0.
+    images of rank 0.
+
+    The worst ones are in `images/worst/`, with the PQ of the image in their names.
 
     Args:
         count: number of images.
+        worst: number of the images with the lowest PQ.
     """
 
-    def __init__(self, count: int = 8) -> None:
+    def __init__(self, count: int = 8, worst: int = 8) -> None:
         self.count = count
+        self.worst = worst
+        self._worst: list[_Drawable] = []
         self._pictures: dict[str, NDArray[np.uint8]] = {}
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts a new set."""
-        self._pictures = {}
+        self._pictures, self._worst = {}, []
 
     def on_validation_batch_end(
         self,
@@ -54,16 +70,34 @@ class PanopticImages(pl.Callback):
             return
         categories: Categories = trainer.datamodule.categories  # type: ignore[attr-defined]
         for position, prediction in enumerate(outputs):
-            if len(self._pictures) == self.count:
-                return
             shape = prediction.panoptic.shape
+            truth = batch["segments"][position]
+            if truth is None and len(self._pictures) == self.count:
+                continue
+            predicted = segments_from_panoptic_map(prediction.panoptic, categories.ignore_class)
+            pq = 1.0 if truth is None else image_quality(predicted, truth).pq
+            is_first = len(self._pictures) < self.count
+            is_worst = truth is not None and self._is_worst(pq)
+            if not is_first and not is_worst:
+                continue
             height, width = batch["resized_size"][position]
             image = _at_size(batch["image"][position, :, :height, :width], shape)
-            truth = batch["segments"][position]
-            predicted = segments_from_panoptic_map(prediction.panoptic, categories.ignore_class)
-            self._pictures[self._free_name(prediction.file_name)] = comparison(
-                image, truth, predicted, categories
+            drawable = _Drawable(
+                pq,
+                self._free_name(prediction.file_name),
+                image,
+                truth,
+                predicted,
             )
+            if is_first:
+                self._pictures[drawable.name] = _picture(drawable, categories)
+            if is_worst:
+                worst = sorted([*self._worst, drawable], key=lambda d: d.pq)
+                self._worst = worst[: self.worst]
+
+    def _is_worst(self, pq: float) -> bool:
+        """Whether an image of this quality is among the worst so far."""
+        return self.worst > 0 and (len(self._worst) < self.worst or pq < self._worst[-1].pq)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the set."""
@@ -73,6 +107,7 @@ class PanopticImages(pl.Callback):
         for name, picture in self._pictures.items():
             with whole_file(folder / f"{name}.png") as draft:
                 Image.fromarray(picture).save(draft)
+        self._write_worst(folder / "worst", trainer)
         wandb_logger = find_wandb_logger(trainer)
         if wandb_logger is not None:
             pictures = list(self._pictures.values())
@@ -80,11 +115,27 @@ class PanopticImages(pl.Callback):
                 "val/images", pictures, trainer.global_step, caption=list(self._pictures)
             )
 
+    def _write_worst(self, folder: Path, trainer: pl.Trainer) -> None:
+        """Replaces the pictures of the worst images by those of this validation."""
+        categories: Categories = trainer.datamodule.categories  # type: ignore[attr-defined]
+        for older in folder.glob("PQ_*.png"):
+            older.unlink()
+        for drawable in self._worst:
+            name = drawable.name.replace("/", "_")  # one folder, so that names sort by quality
+            file = folder / f"PQ_{100 * drawable.pq:04.1f}_{name}.png"
+            with whole_file(file) as draft:
+                Image.fromarray(_picture(drawable, categories)).save(draft)
+
     def _free_name(self, file_name: str) -> str:
         """The image's name without its suffix; with it where another has the same."""
         name = below(file_name)
         stem = str(name.with_suffix(""))
         return str(name) if stem in self._pictures else stem
+
+
+def _picture(drawable: _Drawable, categories: Categories) -> NDArray[np.uint8]:
+    """Image, ground truth and prediction side by side."""
+    return comparison(drawable.image, drawable.truth, drawable.predicted, categories)
 
 
 def _at_size(image: Tensor, shape: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -1,6 +1,7 @@
 """How far the training is, as plain lines that a terminal and a log file can both show."""
 
 import logging
+import threading
 import time
 from typing import Any
 
@@ -8,27 +9,41 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+GRACE = 5.0  # seconds, or the time of two steps, for a line with losses to come first
+
 log = logging.getLogger(__name__)
 
 
 class Progress(pl.Callback):
-    """One line every so many steps, and at least one a minute.
+    """One line every so many steps, and at least one a minute; the first one within 15 seconds.
 
     A line tells step, mean loss and loss terms since the last line, learning rate, images per
-    second (training alone, all devices), time since the start and time left (validations included).
+    second (training alone, all devices), time since the start and time left. The time left counts
+    the validations to come at the time of those that were; before the first one it says so.
+
+    Where a step takes longer than that, a line says how far the training is, without its losses.
 
     Args:
         every_n_steps: optimiser steps between two lines.
         every_seconds: a line comes after this time even if the steps are not done.
+        first_seconds: the same of the first line.
     """
 
-    def __init__(self, every_n_steps: int = 50, every_seconds: float = 60.0) -> None:
+    def __init__(
+        self, every_n_steps: int = 50, every_seconds: float = 60.0, first_seconds: float = 15.0
+    ) -> None:
         self.every_n_steps = every_n_steps
         self.every_seconds = every_seconds
+        self.first_seconds = first_seconds
         self._lr = 0.0
         self._first_step = self._step = 0
         self._started = 0.0
         self._validation_started = self._validation_line = 0.0
+        self._validating = 0.0
+        self._validations = 0
+        self._seen = 0.0  # time of the last line of any kind
+        self._lines = 0
+        self._ended = threading.Event()
         self._reset()
 
     def _reset(self) -> None:
@@ -41,9 +56,12 @@ class Progress(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Says what is trained."""
         self._first_step = self._step = trainer.global_step
-        self._started = time.monotonic()
+        self._started = self._seen = time.monotonic()
+        self._validating, self._validations, self._lines = 0.0, 0, 0
         self._reset()
         if trainer.is_global_zero:
+            self._ended = threading.Event()
+            threading.Thread(target=self._watch, args=(trainer, self._ended), daemon=True).start()
             weights = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
             log.info(
                 "Training %s parameters from step %d to %d on %d x %s, %s",
@@ -79,12 +97,14 @@ class Progress(pl.Callback):
         if trainer.global_step == self._step:  # an accumulated batch: the step is not over
             return
         self._step = trainer.global_step
-        is_late = time.monotonic() - self._line_started >= self.every_seconds
+        patience = self.every_seconds if self._lines else self.first_seconds
+        is_late = time.monotonic() - self._line_started >= patience
         is_due = self._step % self.every_n_steps == 0 or self._step == trainer.max_steps
         # Reading the sums waits for the device, so it is done for printed lines only.
         if is_due or is_late:
             if trainer.is_global_zero:
                 log.info("%s", self._line(trainer))
+                self._seen, self._lines = time.monotonic(), self._lines + 1
             self._reset()
 
     def _line(self, trainer: pl.Trainer) -> str:
@@ -94,13 +114,40 @@ class Progress(pl.Callback):
         loss = means.pop("loss")
         terms = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
         rate = self._images / max(now - self._line_started, 1e-9)
-        elapsed = now - self._started
-        left = elapsed / (self._step - self._first_step) * (trainer.max_steps - self._step)
         return (
             f"step {self._step:>{len(str(trainer.max_steps))}}/{trainer.max_steps}"
             f"  loss {loss:.3f} ({terms})  lr {self._lr:.2e}  {rate:.1f} images/s"
-            f"  {clock(elapsed)} elapsed, {clock(left)} left"
+            f"  {clock(now - self._started)} elapsed, {self._left(trainer, now)}"
         )
+
+    def _left(self, trainer: pl.Trainer, now: float) -> str:
+        """The time until the end, as far as it can be known."""
+        training = now - self._started - self._validating
+        left = training / (self._step - self._first_step) * (trainer.max_steps - self._step)
+        every = _steps_between_validations(trainer)
+        to_come = -(-trainer.max_steps // every) - self._step // every if every else 0
+        if to_come and not self._validations:
+            return f"{clock(left)} left and {to_come} validation{'s' * (to_come > 1)}"
+        return f"{clock(left + to_come * self._validating / max(self._validations, 1))} left"
+
+    def _watch(self, trainer: pl.Trainer, ended: threading.Event) -> None:
+        """Runs beside the training: says that it lives where no step has ended for long."""
+        while not ended.wait(0.2):
+            now = time.monotonic()
+            done = self._step - self._first_step
+            patience = self.first_seconds
+            if self._lines:  # a line with losses, at the end of a step, comes first if it can
+                two_steps = 2 * (now - self._started - self._validating) / done if done else 0.0
+                patience = self.every_seconds + max(GRACE, min(two_steps, self.every_seconds))
+            if now - self._seen < patience or trainer.validating:
+                continue
+            self._seen, self._lines = now, self._lines + 1
+            elapsed = clock(now - self._started)
+            if done:
+                step = f"step {self._step}/{trainer.max_steps}"
+                log.info("%s  %s elapsed, %s", step, elapsed, self._left(trainer, now))
+            else:
+                log.info("step %d is running, %s so far", self._step + 1, elapsed)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stops the training's clock."""
@@ -124,7 +171,28 @@ class Progress(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leaves the validation out of images per second."""
-        self._line_started += time.monotonic() - self._validation_started
+        took = time.monotonic() - self._validation_started
+        self._line_started += took
+        self._validating, self._validations = self._validating + took, self._validations + 1
+        self._seen = time.monotonic()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Ends the watch."""
+        self._ended.set()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Ends the watch."""
+        self._ended.set()
+
+
+def _steps_between_validations(trainer: pl.Trainer) -> int:
+    """Optimiser steps; 0 if there is no validation."""
+    batches = trainer.val_check_batch
+    if not trainer.limit_val_batches or batches in (None, float("inf")):
+        return 0
+    return max(int(batches) // trainer.accumulate_grad_batches, 1)
 
 
 def clock(seconds: float) -> str:

@@ -90,6 +90,8 @@ def _open(cfg: DictConfig) -> dict[str, Any]:
 
     wanted = ("train", "val") if cfg.split == "all" else (cfg.split,)
     datasets = {}
+    if cfg.data.get("val_share") is not None or cfg.data.get("val_dataset") is None:
+        wanted = ("train",)  # the images that validate, if any, are among those that train
     for name in wanted:
         dataset = build_panoptic_dataset(cfg.data, name)
         if not isinstance(dataset, Inspectable):

@@ -31,6 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 from axialseg.commands.invocation import invocation
 from axialseg.commands.machine_failures import machine_failure
 from axialseg.commands.saved_run import saved_config
+from axialseg.config.auto import without_auto
 from axialseg.config.check import check_config, has_axial_attention, nearest
 from axialseg.config.mistakes import choices, refuse_renamed, sentence_for
 from axialseg.config.saved import accepted
@@ -200,7 +201,7 @@ def compose_config(config_name: str, overrides: list[str]) -> DictConfig:
     overrides = expand_home_typed(overrides)
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            cfg = compose(config_name, overrides)
+            cfg = without_auto(compose(config_name, overrides))
         expand_home(cfg)
         check_config(cfg)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:

@@ -93,16 +93,13 @@ def _validate(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
 
     from axialseg.build import build_evaluation_data, build_task, build_trainer
     from axialseg.checkpoints.initial import load_trained_weights
-    from axialseg.checkpoints.run_checkpoints import newest_checkpoint
     from axialseg.inference.fold_batch_norms import fold_batch_norms
 
     configure_torch(hardware)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = build_evaluation_data(cfg)
     task = build_task(cfg, datamodule.categories)
-    checkpoint = cfg.ckpt or newest_checkpoint(Path(cfg.run))
-    if checkpoint is None:
-        raise UserError(f"run={cfg.run}: this folder holds no checkpoint; give ckpt=<file>")
+    checkpoint = cfg.ckpt or _checkpoint_of(Path(cfg.run))
     net = task.get_submodule("net")
     steps = load_trained_weights(net, checkpoint)
     if cfg.fold_batch_norms:
@@ -120,6 +117,22 @@ def _validate(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
     trainer.strategy.barrier()  # rank 0 has written metrics.json
     if trainer.is_global_zero:
         log.info("What was written is in %s", os.path.relpath(folder))
+
+
+def _checkpoint_of(run: Path) -> Path:
+    """The best checkpoint of a run, else its last one; says which."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    from axialseg.callbacks.best_checkpoint import best_of
+    from axialseg.checkpoints.run_checkpoints import newest_checkpoint
+
+    last, best = newest_checkpoint(run), best_of(run)
+    if last is None:
+        raise UserError(f"run={run}: this folder holds no checkpoint; give ckpt=<file>")
+    path, facts = (last, "the last one") if best is None else best
+    others = f"; the last one is ckpt={os.path.relpath(last)}" if best else ""
+    rank_zero_only(log.info)("Evaluating %s (%s%s)", os.path.relpath(path), facts, others)
+    return path
 
 
 if __name__ == "__main__":

@@ -141,28 +141,9 @@ def _plan(cfg: DictConfig, crop: tuple[int, int], usable: int) -> Plan:
 
 def _fake_step(cfg: DictConfig, crop: tuple[int, int]) -> "FakeStep":
     """The training step of a config, with samples of the shapes and types that loaders make."""
-    import numpy as np
+    from axialseg.costs.fit import fake_step
 
-    from axialseg.build import build, build_task
-    from axialseg.costs.training_memory import FakeStep
-    from axialseg.datasets.image_classes import ImageClasses
-    from axialseg.panoptic.panoptic_map import PanopticSegments
-    from axialseg.tasks.training_task import TrainingTask
-
-    classes = classes_of(cfg)
-    sample = {"image": np.zeros((3, *crop), np.uint8)}
-    if isinstance(classes, ImageClasses):
-        sample["label"] = np.zeros((), np.int64)
-    else:
-        void = PanopticSegments(np.zeros(crop, np.int32), np.zeros(0, np.int64), np.zeros(0, bool))
-        sample |= {"valid": np.ones(crop, bool), **build(cfg.model.targets)(void, classes)}
-
-    def make_task() -> TrainingTask:
-        task = build_task(cfg, classes)
-        assert isinstance(task, TrainingTask)
-        return task
-
-    return FakeStep(make_task, sample, cfg.precision, cfg.masks)
+    return fake_step(cfg, classes_of(cfg), crop, cfg.precision, cfg.masks)
 
 
 def _as_table(plan: Plan, cfg: DictConfig, capacity: int) -> str:

@@ -9,6 +9,8 @@ from omegaconf import DictConfig
 
 from axialseg.commands.command_line import run_command
 from axialseg.commands.invocation import invocation
+from axialseg.commands.settle import settle
+from axialseg.config.auto import without_auto
 from axialseg.config.check import check_config, check_model_fits_data
 from axialseg.errors import UserError
 from axialseg.launch import run_on_devices
@@ -33,6 +35,7 @@ def train(cfg: DictConfig) -> float:
     """
     check_training(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)
+    settle(cfg, folder)
     batch_size = cfg.schedule.batch_size
     return run_on_devices(_fit, "axialseg.commands.train", cfg, folder, batch_size)
 
@@ -43,6 +46,7 @@ def check_training(cfg: DictConfig) -> None:
     Raises:
         UserError: one sentence about the first thing that is wrong.
     """
+    cfg = without_auto(cfg)
     check_config(cfg)
     check_model_fits_data(cfg)
     for name in ("max_steps", "accumulate_grad_batches"):
@@ -57,7 +61,7 @@ def _fit(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
     import lightning.pytorch as pl
     from lightning.pytorch.utilities import rank_zero_only
 
-    from axialseg.build import build_task, build_trainer, build_training_data
+    from axialseg.build import build_task, build_trainer, build_training_data, has_validation
     from axialseg.callbacks.scores import validated_step
     from axialseg.checkpoints.initial import load_initial_weights
 
@@ -75,7 +79,8 @@ def _fit(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
         task.get_submodule("net").compile(dynamic=False)
     trainer = build_trainer(cfg, hardware, folder)
     trainer.fit(task, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
-    if trainer.strategy.broadcast(validated_step(folder)) != trainer.global_step:
+    validated = trainer.strategy.broadcast(validated_step(folder))
+    if has_validation(cfg) and validated != trainer.global_step:
         trainer.validate(task, datamodule=datamodule, verbose=False)
     trainer.strategy.barrier()  # rank 0 has written metrics.json
     if trainer.is_global_zero:

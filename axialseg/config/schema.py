@@ -32,11 +32,13 @@ class ModelCallbacks:
         evaluation: scores a validation and writes `metrics.json`.
         images: draws predictions.
         predictions: writes predictions in their official format.
+        diagnosis: tells why a model fails, a callback with its settings; null where there is none.
     """
 
     evaluation: str = MISSING
     images: str = MISSING
     predictions: str = MISSING
+    diagnosis: Any = None
 
 
 @dataclass
@@ -79,6 +81,8 @@ class ModelConf:
 class ScheduleConf:
     """The recipe of the optimisation.
 
+    Numbers that may be `auto` have no type here; `axialseg/config/auto.py` checks them.
+
     Attributes:
         batch_size: images per optimiser step, over all devices and accumulated batches.
         lr: base learning rate.
@@ -89,9 +93,9 @@ class ScheduleConf:
         curve: optimiser step -> factor on the base learning rate.
     """
 
-    batch_size: int = MISSING
-    lr: float = MISSING
-    warmup_steps: int = 0
+    batch_size: Any = MISSING
+    lr: Any = MISSING
+    warmup_steps: Any = 0
     power: float = 0.9
     optimizer: Target = MISSING
     parameter_groups: Target = MISSING
@@ -101,6 +105,8 @@ class ScheduleConf:
 @dataclass
 class TrainerConf:
     """Arguments of `lightning.pytorch.Trainer`, by its names; all others keep its defaults.
+
+    As in `ScheduleConf`, numbers that may be `auto` have no type here.
 
     Attributes:
         accelerator: auto, cpu or gpu.
@@ -130,10 +136,10 @@ class TrainerConf:
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str = "auto"
-    max_steps: int = -1
+    max_steps: Any = -1
     max_epochs: int = -1
-    accumulate_grad_batches: int = 1
-    val_check_interval: int | None = None
+    accumulate_grad_batches: Any = 1
+    val_check_interval: Any = None
     check_val_every_n_epoch: int | None = None
     num_sanity_val_steps: int = 0
     limit_train_batches: int | None = None

@@ -6,7 +6,10 @@ autograd graph included; views and in-place results share one. So a step of any 
 seconds on any machine, and options that trade memory for time (activation checkpointing, mixed
 precision, channels last, local spans) count as they are.
 
-Not seen: scratch memory inside one operation (reordered copies, cuDNN's workspaces), what the
+A CPU's process holds more than its tensors, because new ones must fit into the holes of old ones;
+`FakeStep.process_bytes` asks the C library's allocator how much (`machine.arena`).
+
+Not seen: scratch memory inside one operation (reordered copies, cuDNN's workspaces), what CUDA's
 allocator rounds up, and the CUDA context. Operators are the CPU's.
 
 Where a value decides about a size (how many masks there are, which slot each one matches), an
@@ -14,6 +17,7 @@ assumption stands for it; see `FakeStep`.
 """
 
 import weakref
+from array import array
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -27,10 +31,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from axialseg.machine.arena import arena_bytes
 from axialseg.tasks.training_task import TrainingTask
 
 # Lightning's precision -> type that autocast computes in.
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+STEPS_PLAYED = 2  # the second one finds the holes of the first, and the optimiser's state in them
 
 Batch = dict[str, Tensor]
 
@@ -41,12 +48,15 @@ class LiveBytes(TorchDispatchMode):
     Attributes:
         now: bytes held at present.
         peak: highest `now` since the start or the last `reset_peak`.
+        events: what came and went, as `machine.arena.arena_bytes` takes it.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0
         self.peak = 0
+        self.events = array("q")
+        self._count = 0
         self._storages: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def reset_peak(self) -> None:
@@ -72,12 +82,17 @@ class LiveBytes(TorchDispatchMode):
         if key in self._storages:
             return
 
+        self._count += 1
+        number = self._count
+
         def free(_: object) -> None:
             del self._storages[key]
             self.now -= size
+            self.events.extend((-number, 0))
 
         self._storages[key] = weakref.ref(storage, free)
         self.now += size
+        self.events.extend((number, size))
         self.peak = max(self.peak, self.now)
 
 
@@ -138,14 +153,21 @@ class FakeStep:
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self._live = LiveBytes()
         self._peaks: dict[int, int] = {}
+        self._taken: dict[int, int] = {}
         with torch.device("meta"):
             self._task = make_task().train()
         net, self._task.net = self._task.net, nn.Identity()
+        loss = self._task.loss
+        if isinstance(loss, nn.Module):  # it may hold class weights
+            self._task.loss = nn.Identity()
         self._task.to("cpu")  # Lightning's note of the device; fake weights cannot be moved
         with self._mode, self._live:
             self._task.net = net.to_empty(device="cpu")
+            if isinstance(loss, nn.Module):
+                self._task.loss = loss.to_empty(device="cpu")
             self._optimizer = make_optimizer(self._task)
         self.weights = self._live.now
+        self._built = self._live.events[:]
         self.peak_bytes(1)
         self._peaks.clear()  # this step began without a state of the optimiser
         state = [x for values in self._optimizer.state.values() for x in values.values()]
@@ -154,10 +176,31 @@ class FakeStep:
 
     def peak_bytes(self, images: int) -> int:
         """Highest number of bytes held during a step with so many images."""
-        if images in self._peaks:
-            return self._peaks[images]
-        with self._mode, self._live, self._unknown:
+        if images not in self._peaks:
             self._live.reset_peak()
+            self._run(images)
+            self._peaks[images] = self._live.peak
+        return self._peaks[images]
+
+    def process_bytes(self, images: int) -> int:
+        """What training with so many images adds to a process on a CPU that keeps freed memory.
+
+        Where the C library does not tell, it is `peak_bytes`.
+        """
+        if images not in self._taken:
+            # As at the start of a training, whose first step makes the optimiser's state.
+            self._optimizer.zero_grad()
+            self._optimizer.state.clear()
+            begin = len(self._live.events)
+            for _ in range(STEPS_PLAYED):
+                self._run(images)
+            taken = arena_bytes(self._built + self._live.events[begin:])
+            self._taken[images] = self.peak_bytes(images) if taken is None else taken
+        return self._taken[images]
+
+    def _run(self, images: int) -> None:
+        """One step."""
+        with self._mode, self._live, self._unknown:
             batch = {
                 name: torch.empty(
                     images, *array.shape, dtype=torch.from_numpy(array.reshape(-1)[:0]).dtype
@@ -165,8 +208,6 @@ class FakeStep:
                 for name, array in self._sample.items()
             }
             training_step(self._task, self._optimizer, batch, self._dtype)
-        self._peaks[images] = self._live.peak
-        return self._live.peak
 
 
 def make_optimizer(task: TrainingTask) -> Optimizer:

@@ -27,6 +27,7 @@ from axialseg.datasets.loaders import Batch, ImageDataModule
 from axialseg.datasets.open_dataset import open_dataset
 from axialseg.datasets.sample import LabelledDataset, PanopticDataset, PanopticSample
 from axialseg.datasets.sampler import CounterSampler, SampleKey, repeat_factors
+from axialseg.datasets.split import Part, split
 from axialseg.datasets.transforms import PAD_VALUE, EvalTransform, TrainingCrop, TrainTransform
 from axialseg.errors import UserError
 from axialseg.panoptic.categories import Categories, difference
@@ -56,7 +57,7 @@ class PanopticDataModule(ImageDataModule):
         self,
         root: str,
         train_dataset: Callable[..., PanopticDataset],
-        val_dataset: Callable[..., PanopticDataset],
+        val_dataset: Callable[..., PanopticDataset] | None,
         train_transform: Callable[..., TrainTransform],
         eval_transform: Callable[..., EvalTransform],
         crop_size: Sequence[int],
@@ -69,6 +70,7 @@ class PanopticDataModule(ImageDataModule):
         cache: bool,
         seed: int,
         repeat_threshold: float | None = None,
+        val_share: float | None = None,
         classes: ClassChanges | None = None,
         apply_exif: bool = False,
         skip_invalid: bool = False,
@@ -79,7 +81,7 @@ class PanopticDataModule(ImageDataModule):
         Args:
             root: folder of the data set.
             train_dataset: opens the training data under `root`.
-            val_dataset: opens the validation data under `root`.
+            val_dataset: opens the validation data under `root`; None trains without any.
             train_transform: makes the training transform for `crop_size`.
             eval_transform: makes the evaluation transform for `eval_size`.
             crop_size: (height, width) of training crops, in pixels.
@@ -93,6 +95,8 @@ class PanopticDataModule(ImageDataModule):
             seed: order and augmentation follow from it.
             repeat_threshold: share of the training images below which a class is rare, so that
                 its images come more often, see `sampler.repeat_factors`; None: all alike.
+            val_share: share of the training images that validates, drawn by the seed, in place of
+                `val_dataset`; None: none of them.
             classes: other classes than the files list; None takes theirs.
             apply_exif: turns photographs as their Exif data say; else pixels are as stored.
             skip_invalid: leaves out images that the annotation file is wrong about, and counts
@@ -101,7 +105,7 @@ class PanopticDataModule(ImageDataModule):
                 training crop, see `copy_paste.paste`.
 
         Raises:
-            UserError: a folder or file of the validation data is missing.
+            UserError: a folder or file of the validation data is missing, see also `split.split`.
         """
         super().__init__(batch_size, val_batch_size, num_workers, val_num_workers, seed)
         self.root = str(Path(root).expanduser())  # that of an environment variable, too
@@ -113,7 +117,12 @@ class PanopticDataModule(ImageDataModule):
         self.eval_transform = eval_transform(crop_size=eval_size)
         self.targets = targets
         self.cache = cache
-        self.val_dataset: PanopticDataset = open_dataset(val_dataset, root, **self._options)
+        self.val_dataset: PanopticDataset | None = None
+        self.val_share = val_share
+        if val_share is not None:
+            self.val_dataset = self._parts[1]
+        elif val_dataset is not None:
+            self.val_dataset = open_dataset(val_dataset, root, **self._options)
         self.train_dataset: PanopticDataset | None = None
         self.repeat_threshold = repeat_threshold
         self.repeat_factors: Tensor | None = None
@@ -122,6 +131,8 @@ class PanopticDataModule(ImageDataModule):
     @property
     def categories(self) -> Categories:
         """The classes of the data set, known before the model is built."""
+        if self.val_dataset is None:
+            return self.opened_train_dataset.categories
         return self.val_dataset.categories
 
     def prepare_data(self) -> None:
@@ -131,8 +142,8 @@ class PanopticDataModule(ImageDataModule):
             UserError: a file is missing, or what training reads first is damaged.
         """
         is_training = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
-        datasets = [self._opened_train_dataset] if is_training else []
-        for dataset in (*datasets, self.val_dataset):
+        datasets = [self.opened_train_dataset] if is_training else []
+        for dataset in (*datasets, *self._validated_alone()):
             if isinstance(dataset, Inspectable):
                 refuse_first_error(dataset.inspector().check_files())
         for dataset in datasets:
@@ -156,10 +167,10 @@ class PanopticDataModule(ImageDataModule):
         Raises:
             UserError: a folder or file is missing, or the two halves disagree about the classes.
         """
-        if self.cache and not isinstance(self.val_dataset, InMemoryDataset):
-            self.val_dataset = InMemoryDataset(self.val_dataset)
+        if self.cache and self.val_dataset is not None:
+            self.val_dataset = in_memory(self.val_dataset)
         if stage == "fit" and self.train_dataset is None:
-            train_dataset = self._opened_train_dataset
+            train_dataset = self.opened_train_dataset
             differing = difference(train_dataset.categories, self.categories)
             if differing:
                 raise UserError(
@@ -178,11 +189,12 @@ class PanopticDataModule(ImageDataModule):
 
     def _tell_about_classes(self, dataset: PanopticDataset) -> None:
         """Says what is strange about the classes of the training data."""
-        original = dataset.original if isinstance(dataset, ChangedDataset) else dataset
+        whole = dataset.whole if isinstance(dataset, Part) else dataset
+        original = whole.original if isinstance(whole, ChangedDataset) else whole
         # Others have classes of their own, and would read all annotations for it.
-        if isinstance(original, CocoPanoptic) and isinstance(dataset, LabelledDataset):
+        if isinstance(original, CocoPanoptic) and isinstance(whole, LabelledDataset):
             is_asked_for = self.classes is not None and self.classes.things is not None
-            seen = np.asarray(dataset.class_presence().any(0))
+            seen = np.asarray(whole.class_presence().any(0))
             file = str(original.annotation_file)
             for finding in class_findings(self.categories, seen, file, is_asked_for):
                 log.warning("%s: %s", file, finding.text)
@@ -207,10 +219,26 @@ class PanopticDataModule(ImageDataModule):
         )
 
     @cached_property
-    def _opened_train_dataset(self) -> PanopticDataset:
+    def opened_train_dataset(self) -> PanopticDataset:
+        """The training images as they are on disk; those that do not validate."""
+        return self._open_all() if self.val_share is None else self._parts[0]
+
+    def _open_all(self) -> PanopticDataset:
         factory = self.open_train_dataset
         dataset: PanopticDataset = open_dataset(factory, self.root, **self._options)
         return dataset
+
+    @cached_property
+    def _parts(self) -> tuple[PanopticDataset, PanopticDataset]:
+        """The training images, split into training and validation."""
+        assert self.val_share is not None
+        return split(self._open_all(), self.val_share, self.seed)
+
+    def _validated_alone(self) -> list[PanopticDataset]:
+        """The validation data, unless they are a part of the training data's files."""
+        if self.val_dataset is None or self.val_share is not None:
+            return []
+        return [self.val_dataset]
 
     def _training_items(self, dataset: PanopticDataset) -> "TrainingItems":
         assert self.targets is not None
@@ -226,8 +254,14 @@ class PanopticDataModule(ImageDataModule):
 
     def val_dataloader(self) -> DataLoader:
         """This rank's validation batches, in file order."""
+        assert self.val_dataset is not None
         items = EvaluationItems(self.val_dataset, self.eval_transform)
         return self.validation_loader(items, len(self.val_dataset), collate_evaluation)
+
+
+def in_memory(dataset: PanopticDataset) -> "InMemoryDataset":
+    """The data set with all samples in memory, read now unless they are there already."""
+    return dataset if isinstance(dataset, InMemoryDataset) else InMemoryDataset(dataset)
 
 
 class InMemoryDataset:

@@ -86,10 +86,18 @@ class ImageDataModule(LightningDataModule):
             items: index -> one image, or the `UserError` in its place.
             length: number of images.
             collate: items of a batch -> the batch, or the first mistake among them.
+
+        Raises:
+            UserError: there are fewer images than ranks.
         """
         rank, world = 0, 1
         if self.trainer is not None:
             rank, world = self.trainer.global_rank, self.trainer.world_size
+        if length < world:
+            raise UserError(
+                f"{length} image{'s' * (length != 1)} to validate on, but each of {world} devices "
+                "needs one; give more images or fewer trainer.devices"
+            )
         return UserErrorLoader(
             items,
             batch_size=self.val_batch_size,

@@ -42,6 +42,7 @@ class KMaxDeepLabLoss(MaxDeepLabLoss):
         sampled_pixels: S, at most; an image with fewer pixels takes them all.
         sample_temperature: the larger, the more likely are pixels of small masks.
         semantic_top_k: see there.
+        class_weights: see there; they count for the class terms of the auxiliary outputs too.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class KMaxDeepLabLoss(MaxDeepLabLoss):
         sampled_pixels: int,
         sample_temperature: float,
         semantic_top_k: float,
+        class_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__(
             ignore_class,
@@ -70,6 +72,7 @@ class KMaxDeepLabLoss(MaxDeepLabLoss):
             matched_share,
             temperature,
             semantic_top_k,
+            class_weights,
         )
         self.sampled_pixels = sampled_pixels
         self.sample_temperature = sample_temperature

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from axialseg.decoders.max_deeplab import KMaxHeads, MaskHeads, SlotHeads
+from axialseg.losses.class_weights import weight_table
 from axialseg.losses.losses import Losses
 from axialseg.losses.mask_targets import MaskRows, mask_rows, subsample
 from axialseg.losses.matching import match_masks
@@ -74,7 +75,12 @@ class MaxDeepLabLoss(nn.Module):
         matched_share: weight of slots with a mask in the PQ-style loss; the others have the rest.
         temperature: of the instance discrimination.
         semantic_top_k: share of the pixels, the hardest, that the semantic term averages over.
+        class_weights: factor of the class term of slots with a mask, and of the semantic
+            cross-entropy at the pixels of each class, in ascending order of class ids; None is 1
+            for all.
     """
+
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -88,6 +94,7 @@ class MaxDeepLabLoss(nn.Module):
         matched_share: float,
         temperature: float,
         semantic_top_k: float = 1.0,
+        class_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.ignore_class = ignore_class
@@ -103,6 +110,8 @@ class MaxDeepLabLoss(nn.Module):
         self.matched_share = matched_share
         self.temperature = temperature
         self.semantic_top_k = semantic_top_k
+        table = weight_table(class_weights, (*thing_ids, *stuff_ids), ignore_class)
+        self.register_buffer("class_weights", table, persistent=False)
 
     def forward(
         self,
@@ -203,6 +212,10 @@ class MaxDeepLabLoss(nn.Module):
         dice = _of_slot(similarity.dice, index).detach() * matched
         fit.scatter_reduce_(1, index, dice, "amax")
         weight = torch.where(has_mask, fit, similarity.void_share.detach())
+        if self.class_weights is not None:
+            of_class = self.class_weights[[*self.thing_ids, *self.stuff_ids]]
+            share = positive[..., :-1] / positive[..., :-1].sum(-1, keepdim=True).clamp(min=1.0)
+            weight = weight * torch.where(has_mask, share @ of_class, 1.0)
         positive[..., -1] += ~has_mask  # no object
         loss = -(positive * class_logits.log_softmax(-1)).sum(-1)
         # TensorFlow's gradient takes several classes for one; the value counts each of them.
@@ -229,6 +242,8 @@ class MaxDeepLabLoss(nn.Module):
             logits.float(), classes, reduction="none", ignore_index=self.ignore_class
         )
         weighted = losses * subsample(targets["semantic_pixel_weights"], size)
+        if self.class_weights is not None:
+            weighted = weighted * self.class_weights[classes]
         return average_top_k(weighted.flatten(1), self.semantic_top_k)
 
 

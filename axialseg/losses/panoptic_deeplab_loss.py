@@ -4,13 +4,14 @@ Source: Cheng et al. 2020, "Panoptic-DeepLab", sec. 3.2; deeplab2 ``model/loss/l
 ``base_loss.py``; factors from deeplab2's Cityscapes and COCO configurations.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from axialseg.decoders.panoptic_deeplab import PanopticHeads
+from axialseg.losses.class_weights import weight_table
 from axialseg.losses.losses import Losses
 from axialseg.losses.top_k import average_top_k
 
@@ -24,7 +25,13 @@ class PanopticDeepLabLoss(nn.Module):
         semantic_top_k: share of the pixels, the hardest, that the semantic loss averages over.
         center_weight: factor of the squared error of the centre heat-map.
         offset_weight: factor of the absolute error of the offsets.
+        thing_ids: class ids; they and the next are needed for class weights only.
+        stuff_ids: class ids.
+        class_weights: factor of the semantic cross-entropy at the pixels of each class, in
+            ascending order of class ids; None is 1 for all.
     """
+
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -33,6 +40,9 @@ class PanopticDeepLabLoss(nn.Module):
         semantic_top_k: float,
         center_weight: float,
         offset_weight: float,
+        thing_ids: Sequence[int] = (),
+        stuff_ids: Sequence[int] = (),
+        class_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.ignore_class = ignore_class
@@ -42,6 +52,8 @@ class PanopticDeepLabLoss(nn.Module):
             "center": center_weight,
             "offset": offset_weight,
         }
+        table = weight_table(class_weights, (*thing_ids, *stuff_ids), ignore_class)
+        self.register_buffer("class_weights", table, persistent=False)
 
     def forward(self, outputs: PanopticHeads, targets: Mapping[str, Tensor]) -> Losses:
         """The terms ``semantic``, ``center`` and ``offset``, and their weighted sum.
@@ -57,12 +69,12 @@ class PanopticDeepLabLoss(nn.Module):
             size = targets["semantic"].shape[-2:]
             heads = outputs.resized((size[0], size[1]))
             # ignore_index gives void pixels a loss of exactly 0, which the average leaves out.
+            classes = targets["semantic"].long()
             semantic = F.cross_entropy(
-                heads.semantic.float(),
-                targets["semantic"].long(),
-                reduction="none",
-                ignore_index=self.ignore_class,
+                heads.semantic.float(), classes, reduction="none", ignore_index=self.ignore_class
             )
+            if self.class_weights is not None:
+                semantic = semantic * self.class_weights[classes]
             center = (heads.center.float().squeeze(1) - targets["center"]).square()
             offset = (heads.offset.float() - targets["offset"]).abs().mean(1)
             errors = {"semantic": semantic, "center": center, "offset": offset}

@@ -12,8 +12,8 @@ from axialseg.callbacks.panoptic_images import PanopticImages
 from axialseg.panoptic.panoptic_map import PanopticSegments
 
 
-def validate(folder: Path, data: ToyData, count: int) -> None:
-    trainer = toy_trainer(folder, val_check_interval=1, callbacks=[PanopticImages(count)])
+def validate(folder: Path, data: ToyData, count: int, worst: int = 0) -> None:
+    trainer = toy_trainer(folder, val_check_interval=1, callbacks=[PanopticImages(count, worst)])
     trainer.validate(toy_task(), data, verbose=False)
 
 
@@ -50,6 +50,18 @@ def test_images_without_ground_truth_are_drawn_too(
     monkeypatch.setattr(data.val_dataset, "read", lambda index: read(index)._replace(segments=None))
     validate(tmp_path, data, 1)
     assert (tmp_path / "images/000.png").exists()
+
+
+def test_the_worst_images_have_their_quality_in_their_names(tmp_path: Path) -> None:
+    (tmp_path / "images/worst").mkdir(parents=True)
+    (tmp_path / "images/worst/PQ_99.9_older.png").touch()
+    validate(tmp_path, ToyData(val_images=5), 1, worst=5)
+    everything = sorted(file.name for file in (tmp_path / "images/worst").iterdir())
+    assert len(everything) == 5
+    assert {name.split("_")[2] for name in everything} == {f"{n:03d}.png" for n in range(5)}
+    validate(tmp_path, ToyData(val_images=5), 1, worst=2)
+    left = sorted(file.name for file in (tmp_path / "images/worst").iterdir())
+    assert [name.split("_")[1] for name in left] == [name.split("_")[1] for name in everything[:2]]
 
 
 def test_no_picture_is_no_folder(tmp_path: Path) -> None:

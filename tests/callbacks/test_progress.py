@@ -1,9 +1,11 @@
 """Progress lines: what they say and when."""
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 from toy_panoptic import ToyData, toy_task, toy_trainer
 
@@ -13,7 +15,7 @@ LINE = re.compile(
     r"step +(?P<step>\d+)/10  loss (?P<loss>\d+\.\d+) "
     r"\(semantic (?P<semantic>\d+\.\d+), extra (?P<extra>\d+\.\d+)\)"
     r"  lr (?P<lr>\d\.\d\de[+-]\d\d)  (?P<rate>\d+\.\d) images/s"
-    r"  \d+:\d\d elapsed, \d+:\d\d left"
+    r"  \d+:\d\d elapsed, \d+:\d\d left(?: and \d validations?)?"
 )
 
 
@@ -44,7 +46,7 @@ def test_a_line_every_n_steps_and_at_the_end(
     rates = [float(line["lr"]) for line in found]
     assert rates == pytest.approx([0.02 * (1 - s / 10) ** 0.9 for s in (3, 7, 9)], rel=0.01)
     for line in found:
-        total = float(line["semantic"]) + float(line["extra"])
+        total = float(line["semantic"]) + 0.01 * float(line["extra"])
         assert float(line["loss"]) == pytest.approx(total, abs=2e-3)
 
 
@@ -54,7 +56,7 @@ def test_first_line_says_what_is_trained(tmp_path: Path, caplog: pytest.LogCaptu
 
 
 def test_slow_steps_get_a_line_by_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    found = lines(tmp_path, caplog, Progress(every_n_steps=1000, every_seconds=0.0))
+    found = lines(tmp_path, caplog, Progress(1000, 0.0, first_seconds=0.0))
     assert len(found) == 10
 
 
@@ -88,3 +90,54 @@ def test_clock() -> None:
         "1:00:00",
         "10:01:01",
     ]
+
+
+class Slow(pl.Callback):
+    """A step that waits until a text was logged."""
+
+    def __init__(self, step: int, text: str, caplog: pytest.LogCaptureFixture) -> None:
+        self.step, self.text, self.caplog = step, text, caplog
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        for _ in range(600 if trainer.global_step == self.step else 0):
+            if self.text in self.caplog.text:
+                return
+            time.sleep(0.1)
+
+
+def test_a_slow_first_step_shows_that_it_lives(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "axialseg")
+    slow = Slow(0, "step 1 is running, 0:", caplog)
+    progress = Progress(every_n_steps=1000, every_seconds=3600.0, first_seconds=0.1)
+    trainer = toy_trainer(tmp_path, 3, callbacks=[progress, slow])
+    trainer.fit(toy_task(3), datamodule=ToyData())
+    assert slow.text in caplog.text
+    assert caplog.text.count("is running") == 1  # the next line is due after an hour
+    assert "step 3/3  loss" in caplog.messages[-2]
+    assert progress._ended.is_set()
+
+
+def test_slow_steps_tell_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("axialseg.callbacks.progress.GRACE", 0.1)
+    caplog.set_level("INFO", "axialseg")
+    slow = Slow(1, "step 1/4  0:", caplog)
+    progress = Progress(every_n_steps=1000, every_seconds=0.0, first_seconds=0.0)
+    trainer = toy_trainer(tmp_path, 4, callbacks=[progress, slow])
+    trainer.fit(toy_task(4), datamodule=ToyData())
+    assert re.search(r"step 1/4  \d:\d\d elapsed, \d:\d\d left", caplog.text)
+
+
+def test_the_time_left_counts_validations(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    progress = Progress()
+    trainer = toy_trainer(tmp_path, 10, callbacks=[progress], val_check_interval=2)
+    trainer.fit(toy_task(10), datamodule=ToyData())
+    progress._first_step, progress._step, progress._started = 0, 4, 0.0
+    # Four steps of 10 s and two validations of 30 s each: six steps, three validations to come.
+    progress._validating, progress._validations = 60.0, 2
+    assert progress._left(trainer, 100.0) == "2:30 left"
+    progress._validating, progress._validations = 0.0, 0
+    assert progress._left(trainer, 40.0) == "1:00 left and 3 validations"

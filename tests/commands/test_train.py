@@ -36,7 +36,10 @@ def test_run_leaves_what_it_promises(run_folder: Path) -> None:
     metrics = json.loads((run_folder / "metrics.json").read_text())
     assert metrics["step"] == 4
     assert all(0.0 <= metrics[name] <= 100.0 for name in PERCENTAGES)
-    for name in ("curves.png", *(f"images/{image.name}" for image in run_folder.glob("images/*"))):
+    for name in (
+        "curves.png",
+        *(f"images/{image.name}" for image in run_folder.glob("images/*.png")),
+    ):
         with Image.open(run_folder / name) as picture:
             assert min(picture.size) > 0
     assert len(list(run_folder.glob("images/*.png"))) == 4

@@ -18,6 +18,7 @@ from axialseg.datasets.coco import CocoPanoptic
 from axialseg.datasets.datamodule import PanopticDataModule
 from axialseg.datasets.generated.shape_scenes import CATEGORIES
 from axialseg.datasets.generated.shapes import shapes_panoptic
+from axialseg.datasets.loaders import ImageDataModule
 from axialseg.datasets.targets import PanopticDeepLabTargets
 from axialseg.datasets.transforms import EvalTransform, TrainTransform
 from axialseg.errors import UserError
@@ -398,3 +399,10 @@ def test_wrong_images_can_be_left_out(own_root: Path, caplog: pytest.LogCaptureF
     said = log_of(module, caplog)
     assert len(module.train_dataset) == 3
     assert "2 of 5 images are left out (000000000000.png, 000000000001.png)" in said[0]
+
+
+def test_fewer_validation_images_than_devices_are_refused() -> None:
+    module = ImageDataModule(2, 1, 0, 0, seed=0)
+    module.trainer = SimpleNamespace(global_rank=0, world_size=3)
+    with pytest.raises(UserError, match="2 images to validate on, but each of 3 devices needs one"):
+        module.validation_loader([], 2, list)

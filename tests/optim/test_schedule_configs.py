@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from published_models import model_config
 from torch import nn
 
+from axialseg.config.auto import open_settings, without_auto
 from axialseg.optim.adam import Adam
 from axialseg.optim.lookahead import Lookahead
 
@@ -23,7 +24,6 @@ RECIPES = {
     "coco_max_deeplab_paper": (1e-3, 5000, 100_000, 64),
     "coco_kmax": (5e-4, 5000, 150_000, 64),
     "cityscapes_kmax": (3e-4, 5000, 60_000, 32),
-    "coco_format": (5e-4, 2000, 50_000, 64),
     "cityscapes": (1e-4, 0, 60_000, 32),
     "mapillary_vistas": (1e-3, 2000, 150_000, 64),
 }
@@ -36,8 +36,8 @@ def load(name: str, *overrides: str) -> DictConfig:
 
 def test_every_file_is_tested() -> None:
     files = {file.stem for file in (CONF / "schedule").glob("*.yaml")}
-    # deeplab is their common part, ImageNet's has a test of its own.
-    assert files - {"deeplab", "imagenet"} == set(RECIPES)
+    # deeplab is their common part; ImageNet's and that of own data have tests of their own.
+    assert files - {"deeplab", "imagenet", "own_data", "coco_format"} == set(RECIPES)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -57,6 +57,17 @@ def test_recipe_builds(name: str) -> None:
     curve = instantiate(schedule.curve)
     assert curve(cfg.trainer.max_steps) == 0.0
     assert curve(schedule.warmup_steps) > 0.9
+
+
+@pytest.mark.parametrize("name", ["own_data", "coco_format"])
+def test_recipe_of_own_data_builds_when_it_is_chosen(name: str) -> None:
+    cfg = load(name)
+    chosen = set(open_settings(cfg))
+    assert {"schedule.batch_size", "schedule.lr", "trainer.max_steps", "data.crop_size"} <= chosen
+    settled = without_auto(cfg)
+    groups = instantiate(settled.schedule.parameter_groups)(nn.Linear(2, 2))
+    assert groups[0]["lr"] == 1e-3
+    assert instantiate(settled.schedule.curve)(settled.trainer.max_steps) == 0.0
 
 
 def test_imagenet_recipe_is_the_papers() -> None:

@@ -1,0 +1,156 @@
+"""What is chosen before training, that it is stored, and what is refused or doubted."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from coco_tree import write_tree
+from omegaconf import OmegaConf
+
+from axialseg.commands import settle as settle_module
+from axialseg.commands import train
+from axialseg.config.auto import open_settings, without_auto
+from axialseg.errors import UserError
+from axialseg.machine.hardware import Hardware
+
+Command = Callable[[Callable[[], None], list[str]], None]
+TINY = [
+    "hardware=cpu",
+    "model=axial_hybrid_tiny",
+    "model.backbone.stage_blocks=[1,1,1,1]",
+    "model.backbone.stage_channels=[16,16,32,32]",
+]
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    write_tree(tmp_path / "photographs", ("train",))
+    return tmp_path / "photographs"
+
+
+@pytest.fixture
+def own(photographs: Path) -> list[str]:
+    where = [f"data.root={photographs}", "data.val_share=0.2"]
+    return ["data=coco_format", *where, *TINY, "trainer.max_steps=2", "callbacks.images=null"]
+
+
+def composed(folder: Path) -> dict[str, Any]:
+    return yaml.safe_load((folder / ".hydra/config.yaml").read_text())
+
+
+def test_choices_are_said_stored_and_kept(
+    own: list[str], tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    command(train.main, [*own, f"hydra.run.dir={run}", "schedule.lr=0.001"])
+    said = (run / "train.log").read_text()
+    config = composed(run)
+    assert "data.crop_size=[33,33]  (two thirds of 24x40" in said
+    assert config["data"]["crop_size"] == [33, 33]
+    assert config["schedule"]["batch_size"] == 4  # as many images as there are
+    assert config["schedule"]["lr"] == 0.001
+    assert "schedule.lr=" not in said
+    assert len(config["model"]["loss"]["class_weights"]) == 4
+    assert config["trainer"]["accumulate_grad_batches"] == 1
+    assert "trainer.accumulate_grad_batches=1  (4 images of 33x33 are little" in said
+    assert open_settings(OmegaConf.create(config)) == []
+    keys = [row["key"] for row in yaml.safe_load((run / ".hydra/chosen.yaml").read_text())]
+    assert "schedule.batch_size" in keys
+    assert "schedule.lr" not in keys
+    assert json.loads((run / "metrics.json").read_text())["images"] == 1
+
+    # Another machine has other rules, but a run keeps its numbers.
+    monkeypatch.setattr(settle_module, "cpu_count", lambda: 64)
+    monkeypatch.setattr("axialseg.recipes.own_data.CPU_BATCH", 2)
+    resumed = tmp_path / "resumed"
+    more = [*own[:-2], "callbacks.images=null", "trainer.max_steps=3", f"resume={run}"]
+    command(train.main, [*more, f"hydra.run.dir={resumed}", "schedule.lr=0.001"])
+    assert composed(resumed)["schedule"] == config["schedule"]
+    assert composed(resumed)["data"]["num_workers"] == config["data"]["num_workers"]
+    assert (resumed / ".hydra/chosen.yaml").read_text() == (run / ".hydra/chosen.yaml").read_text()
+
+
+def test_training_without_a_validation(own: list[str], tmp_path: Path, command: Command) -> None:
+    run = tmp_path / "run"
+    lines = [line for line in own if "val_share" not in line]
+    command(train.main, [*lines, "data.val_dataset=null", f"hydra.run.dir={run}"])
+    assert not (run / "metrics.json").exists()
+    assert (run / "checkpoints/last.ckpt").is_file()
+    assert composed(run)["schedule"]["batch_size"] == 5
+
+
+def test_images_with_too_many_things_are_said(
+    own: list[str], tmp_path: Path, command: Command
+) -> None:
+    run = tmp_path / "run"
+    few = "model.postprocess.keep_centers=1"
+    command(train.main, [*own, few, "trainer.max_steps=1", f"hydra.run.dir={run}"])
+    said = (run / "train.log").read_text()
+    assert "An image holds 2 things, and model.postprocess.keep_centers=1 finds no more" in said
+
+
+def config(**trainer: Any) -> Any:
+    values = {
+        "max_steps": 100,
+        "accumulate_grad_batches": 1,
+        "val_check_interval": 20,
+        "num_nodes": 1,
+    }
+    schedule = {"batch_size": 8, "lr": 1e-3, "warmup_steps": 10}
+    for key in set(trainer) & set(schedule):
+        schedule[key] = trainer.pop(key)
+    node = {"trainer": values | trainer, "schedule": schedule, "data": {"crop_size": [641, 641]}}
+    return OmegaConf.create(node)
+
+
+@pytest.mark.parametrize(
+    ("changes", "doubt"),
+    [
+        ({}, ""),
+        ({"warmup_steps": 100}, "warmup_steps=100 is not below trainer.max_steps=100"),
+        ({"batch_size": 1}, "Each forward pass sees one image"),
+        ({"accumulate_grad_batches": 8}, "Each forward pass sees one image"),
+        ({"val_check_interval": 101}, "give trainer.val_check_interval=20"),
+    ],
+)
+def test_doubts(changes: dict[str, Any], doubt: str, caplog: pytest.LogCaptureFixture) -> None:
+    settle_module.name_doubts(config(**changes), 1)
+    assert doubt in caplog.text
+    assert bool(caplog.text) == bool(doubt)
+
+
+def settler(cfg: Any, needed: int, accumulated: int | None) -> Any:
+    from axialseg.costs.fit import Fit
+
+    found = settle_module._Settler(cfg, Hardware("cpu", 1, "32-true", 1))
+    found._fit = lambda: Fit(needed, 22 * 2**30, accumulated)  # type: ignore[method-assign]
+    return found
+
+
+def test_what_does_not_fit_is_refused_with_what_does() -> None:
+    cfg = config(batch_size=64)
+    with pytest.raises(UserError) as refused:
+        settler(cfg, 27 * 2**30, 32).check_memory()
+    assert str(refused.value) == (
+        "64 images of 641x641 need 27 GiB, 22 are free: trainer.accumulate_grad_batches=32 fits"
+    )
+    with pytest.raises(UserError, match="one image does not fit either: give a smaller"):
+        settler(cfg, 27 * 2**30, None).check_memory()
+    settler(cfg, 20 * 2**30, 1).check_memory()
+    assert settler(cfg, 27 * 2**30, 32)._accumulated() == (
+        32,
+        "64 images of 641x641 need 27 GiB, 22 are free",
+    )
+
+
+def test_auto_has_a_value_while_a_config_is_checked() -> None:
+    cfg = config(max_steps="auto", lr="auto")
+    assert open_settings(cfg) == ["schedule.lr", "trainer.max_steps"]
+    assert open_settings(without_auto(cfg)) == []
+    assert cfg.trainer.max_steps == "auto"
+    for key, value in (("lr", "fast"), ("batch_size", 2.5), ("max_steps", True)):
+        with pytest.raises(UserError, match="number; give one, or auto"):
+            without_auto(config(**{key: value}))
