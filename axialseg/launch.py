@@ -34,6 +34,7 @@ from axialseg.machine.hardware import (
     started_ranks,
 )
 from axialseg.machine.in_use import only_job_in
+from axialseg.machine.provenance import keep_provenance
 
 # A launched rank writes its exit code and what it has to say here: the first one has its say.
 EXIT_FILE = "AXIALSEG_EXIT_FILE"
@@ -73,6 +74,9 @@ def run_on_devices(
     # Of ranks that srun or torchrun has started, one holds the folder for all.
     holds = not is_launched_rank() and started_rank(os.environ) == 0
     with only_job_in(folder) if holds else nullcontext():
+        if holds:
+            start = os.environ.get("AXIALSEG_START", f"python -m {module}")
+            keep_provenance(start, folder, cpu_count())
         _run(work, module, cfg, hardware, folder)
     metrics = folder / "metrics.json"
     if not metrics.is_file():
