@@ -81,7 +81,8 @@ def run_on_devices(
     metrics = folder / "metrics.json"
     if not metrics.is_file():
         return math.nan
-    return float(json.loads(metrics.read_text())[cfg.model.objective])
+    value = json.loads(metrics.read_text())[cfg.model.objective]
+    return math.nan if value is None else float(value)
 
 
 def _run(work: Work, module: str, cfg: DictConfig, hardware: Hardware, folder: Path) -> None:

@@ -154,7 +154,7 @@ def plain_pixel_wise(heads: Masks, size: int) -> Tensor:
     confidence, slot = among.softmax(0).max(0)
     is_best = among.max(0).values == logits.max(0).values
     confident = (confidence > 0.4) & is_best
-    return SlotMerge(COCO, 100, 1600, DIVISOR)(slot, confident, slots.class_index)
+    return SlotMerge(COCO, 100, 1600, DIVISOR)(slot, confident, slots.class_index)[0]
 
 
 Contestants = dict[str, Callable[[], object]]

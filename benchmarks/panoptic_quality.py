@@ -1,31 +1,51 @@
-"""Panoptic quality of one image: ours beside the official rule and beside torchmetrics.
+"""Panoptic quality of one image, and of a folder of files: ours beside what there is.
 
     python benchmarks/panoptic_quality.py [--quick]
 
-Array work only, no file is read. One process, one thread, its CPU time; the contestants take turns,
-medians.
+One image: array work only, no file is read. One process, one thread, its CPU time; the contestants
+take turns, medians.
 `ours` starts from a predicted panoptic map, so its conversion to segments is included; the ground
 truth has dense numbers already, as the reader delivers it.
 `official rule` restates what cocodataset/panopticapi does with the decoded maps: two sorts of all
 pixels, then Python loops over the pairs.
+
+Files: the same pictures as COCO's panoptic JSON and PNGs, on all cores; wall-clock and CPU time of
+one evaluation, medians in turns. `hotcoco` is written in Rust and counts PQ alone; `ours` counts PQ
+and mIoU, and with scores mask AP as well.
 """
 
 import argparse
+import contextlib
+import io
+import json
 import os
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+from hotcoco.panoptic import pq_compute
 from numpy.typing import NDArray
 from torchmetrics.detection import PanopticQuality as PeerPanopticQuality
 
+from axialseg.datasets.coco import CocoPanoptic
+from axialseg.evaluation.rescoring import PredictionFiles, rescore
+from axialseg.evaluation.summary import summarize
+from axialseg.formats.coco_panoptic import (
+    color_like_ids,
+    official_categories,
+    segments_info,
+    write_id_png,
+)
 from axialseg.metrics.panoptic_quality import PanopticQuality
+from axialseg.metrics.segment_overlap import segment_overlap
 from axialseg.panoptic.coco_classes import COCO
 from axialseg.panoptic.panoptic_map import (
     CLASS_DIVISOR,
@@ -84,7 +104,9 @@ def dense_ids(panoptic_map: Map) -> tuple[Map, Classes]:
 def ours(metric: PanopticQuality, target: PanopticSegments, prediction: Map) -> float:
     """Our metric on one image; returns the sum of the matches' IoU."""
     metric.reset()
-    metric.update(segments_from_panoptic_map(prediction, COCO.ignore_class), target)
+    metric.update(
+        segment_overlap(segments_from_panoptic_map(prediction, COCO.ignore_class), target)
+    )
     return float(metric.iou.sum())
 
 
@@ -100,6 +122,76 @@ def torchmetrics_peer(truth: Map, prediction: Map) -> float:
         )
     )
     return float(metric.iou_sum.sum())
+
+
+def write_files(folder: Path, images: int, height: int, width: int, count: int) -> None:
+    """Ground truth and predictions, with scores, in COCO's panoptic format."""
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    maps = [blobs(rng, height, width, count) for _ in range(images)]
+    listed = [
+        {"id": n, "file_name": f"{n}.jpg", "height": height, "width": width} for n in range(images)
+    ]
+    for which, name in enumerate(("truth", "predictions")):
+        (folder / name).mkdir()
+        annotations = []
+        for number, pair in enumerate(maps):
+            segments = segments_from_panoptic_map(pair[which], COCO.ignore_class)
+            ids = color_like_ids(segments.class_ids, COCO)
+            write_id_png(folder / name / f"{number}.png", segments, ids)
+            rows = segments_info(segments, ids, COCO)
+            for row in rows if which else []:
+                row["score"] = float(rng.random())
+            annotations.append(
+                {"image_id": number, "file_name": f"{number}.png", "segments_info": rows}
+            )
+        content = {"images": listed, "annotations": annotations}
+        content["categories"] = official_categories(COCO)
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def ours_on_files(folder: Path, with_scores: bool) -> float:
+    """Reads and scores all; returns PQ."""
+    dataset = CocoPanoptic(folder, "images", "truth.json", "truth", COCO)
+    images = rescore(dataset, PredictionFiles(folder / "predictions.json", COCO))
+    if not with_scores:
+        images = [image._replace(scores=None) for image in images]
+    return summarize(images, COCO).quality.all.pq
+
+
+def hotcoco_on_files(folder: Path) -> float:
+    """The peer on the same files; returns PQ."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return float(
+            pq_compute(str(folder / "truth.json"), str(folder / "predictions.json"))["All"]["pq"]
+        )
+
+
+def compare_on_files(images: int, height: int, width: int, count: int, repeats: int) -> None:
+    """Prints one line per contestant."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_files(folder, images, height, width, count)
+        contestants: Contestants = {
+            "ours": partial(ours_on_files, folder, with_scores=False),
+            "ours, with AP": partial(ours_on_files, folder, with_scores=True),
+            "hotcoco": partial(hotcoco_on_files, folder),
+        }
+        qualities = [run() for run in contestants.values()]
+        np.testing.assert_allclose(qualities, qualities[0], rtol=1e-9)
+        wall: dict[str, list[float]] = {name: [] for name in contestants}
+        busy: dict[str, list[float]] = {name: [] for name in contestants}
+        for _ in range(repeats):
+            for name, run in contestants.items():
+                start, start_busy = time.perf_counter(), time.process_time()
+                run()
+                wall[name].append(time.perf_counter() - start)
+                busy[name].append(time.process_time() - start_busy)
+    print(f"\n{images} files of {height} x {width}    s wall    s CPU   x hotcoco (wall, CPU)")
+    times = {n: (statistics.median(wall[n]), statistics.median(busy[n])) for n in contestants}
+    for name, (seconds, cpu) in times.items():
+        peer = times["hotcoco"]
+        print(f"  {name:<22}{seconds:10.2f}{cpu:9.2f}{seconds / peer[0]:9.2f}{cpu / peer[1]:7.2f}")
 
 
 def medians(contestants: Contestants, repeats: int) -> dict[str, float]:
@@ -141,6 +233,9 @@ def main() -> None:
         print(f"\n{height} x {width}, {count} segments" + " " * 8 + "ms   x ours")
         for name, value in result.items():
             print(f"  {name:<22}{value:10.2f}{value / result['ours']:9.1f}")
+    compare_on_files(20 if quick else 200, 480, 640, 15, 3 if quick else 7)
+    if not quick:
+        compare_on_files(40, 1024, 2048, 60, 5)
 
 
 if __name__ == "__main__":

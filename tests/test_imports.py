@@ -28,12 +28,16 @@ ALLOWED = {
     "datasets": {"formats", "panoptic", "errors", "machine"},
     "data_import": {"datasets", "errors", "formats", "panoptic"},
     "data_check": {"datasets", "errors", "panoptic", "visualization"},
-    "inference": {"datasets", "decoders", "layers", "panoptic", "postprocess"},
+    "evaluation": {
+        *("datasets", "errors", "formats", "machine", "metrics", "panoptic", "visualization"),
+    },
+    "inference": {"datasets", "decoders", "errors", "layers", "panoptic", "postprocess"},
     "checkpoints": {"backbones", "decoders", "layers", "models", "errors", "machine"},
     "loggers": {"machine"},
     "tasks": {"checkpoints", "errors", "inference", "losses"},
     "callbacks": {
-        *("checkpoints", "datasets", "errors", "formats", "inference", "loggers", "machine"),
+        *("checkpoints", "datasets", "errors", "evaluation", "formats", "inference"),
+        *("loggers", "machine"),
         *("metrics", "panoptic", "visualization"),
     },
     "launch": {"config", "errors", "loggers", "machine"},
@@ -48,8 +52,8 @@ ALLOWED = {
     "commands": {
         "recipes",
         *("build", "callbacks", "checkpoints", "config", "costs", "data_check", "data_import"),
-        *("datasets", "errors", "inference", "launch", "layers", "machine", "panoptic", "tasks"),
-        "visualization",
+        *("datasets", "errors", "evaluation"),
+        *("inference", "launch", "layers", "machine", "panoptic", "tasks", "visualization"),
     },
 }
 # Libraries that a part must do without.

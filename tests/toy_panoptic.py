@@ -72,13 +72,24 @@ class ToyMaps(NamedTuple):
 
     panoptic: Tensor
     semantic: Tensor
+    removed: dict[str, Tensor]
+    capacity: int | None
+
+    def score_maps(self, panoptic: Tensor, resized: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Cats are surer than dogs."""
+        return 1.0 / (1 + panoptic // CLASS_DIVISOR), torch.ones(panoptic.shape)
 
 
-def toy_postprocess(outputs: Heads, size: tuple[int, int]) -> list[ToyMaps]:
+class ToyPostProcess:
     """Arg-max; all pixels of a thing class are one instance."""
-    semantic = outputs.semantic.argmax(1).int()
-    panoptic = semantic * CLASS_DIVISOR + ((semantic == 1) | (semantic == 2)).int()
-    return [ToyMaps(p, s) for p, s in zip(panoptic, semantic, strict=True)]
+
+    ignore_class = 0
+
+    def __call__(self, outputs: Heads, size: tuple[int, int]) -> list[ToyMaps]:
+        semantic = outputs.semantic.argmax(1).int()
+        panoptic = semantic * CLASS_DIVISOR + ((semantic == 1) | (semantic == 2)).int()
+        removed = {"toy_limit": torch.tensor(1)}
+        return [ToyMaps(p, s, removed, 1) for p, s in zip(panoptic, semantic, strict=True)]
 
 
 def toy_segments(index: int) -> PanopticSegments:
@@ -147,6 +158,7 @@ class ToyData(pl.LightningDataModule):
         self.poisoned = poisoned
         self.train_dataset = ToyDataset(6)
         self.val_dataset = ToyDataset(val_images)
+        self.val_indices: Sequence[int] | None = None
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
@@ -156,13 +168,16 @@ class ToyData(pl.LightningDataModule):
         return DataLoader(items, batch_size=2, sampler=sampler)
 
     def val_dataloader(self) -> DataLoader:
-        items = [self.val_dataset.read(index) for index in range(len(self.val_dataset))]
+        count = len(self.val_dataset)
+        indices = range(count) if self.val_indices is None else self.val_indices
+        items = [(index, self.val_dataset.read(index)) for index in indices]
         sampler = ShardSampler(len(items), self.trainer.global_rank, self.trainer.world_size)
         return DataLoader(items, batch_size=2, sampler=sampler, collate_fn=collate)
 
 
-def collate(samples: list[PanopticSample]) -> dict[str, Any]:
+def collate(items: list[tuple[int, PanopticSample]]) -> dict[str, Any]:
     """An evaluation batch: the images padded by 4 pixels at the bottom and the right."""
+    indices, samples = zip(*items, strict=True)
     image = torch.zeros((len(samples), 3, SIZE + 4, SIZE + 4), dtype=torch.uint8)
     valid = torch.zeros((len(samples), SIZE + 4, SIZE + 4), dtype=torch.bool)
     for position, sample in enumerate(samples):
@@ -174,6 +189,7 @@ def collate(samples: list[PanopticSample]) -> dict[str, Any]:
         "segments": [sample.segments for sample in samples],
         "image_id": [sample.image_id for sample in samples],
         "file_name": [sample.name for sample in samples],
+        "index": list(indices),
         "original_size": [(SIZE, SIZE)] * len(samples),
         "resized_size": [(SIZE, SIZE)] * len(samples),
     }
@@ -185,7 +201,7 @@ def toy_task(max_steps: int = 10, lr: float = 0.02, **arguments: Any) -> Panopti
     return PanopticDeepLabTask(
         ToyNet(),
         toy_loss,
-        toy_postprocess,
+        ToyPostProcess(),
         optimizer=partial(Adam),
         parameter_groups=partial(parameter_groups, lr=lr),
         curve=PolySchedule(max_steps, warmup_steps=2),

@@ -1,41 +1,60 @@
-"""Scores the predictions of a validation: PQ and mIoU at the images' original resolution."""
+"""Scores the predictions of a validation: PQ, mIoU and mask AP at the images' own resolution."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
+import numpy as np
+import torch.distributed as dist
+from lightning.pytorch.trainer.states import TrainerFn
+from numpy.typing import NDArray
 
+from axialseg.callbacks.background import Background
 from axialseg.callbacks.scores import log_scores
+from axialseg.evaluation.image_score import ImageScore, score_image
+from axialseg.evaluation.summary import summarize
+from axialseg.evaluation.tables import metrics_record, metrics_table, warnings
+from axialseg.evaluation.unfinished import Journal, unfinished_folder
 from axialseg.inference.predict import PanopticPrediction
-from axialseg.metrics.panoptic_quality import PanopticQuality
-from axialseg.metrics.panoptic_report import metrics_record, metrics_table
-from axialseg.metrics.semantic_iou import SemanticIoU
 from axialseg.panoptic.categories import Categories
-from axialseg.panoptic.panoptic_map import segments_from_panoptic_map
+from axialseg.panoptic.panoptic_map import PanopticSegments, segments_from_panoptic_map
 
 log = logging.getLogger(__name__)
 
-LOGGED = ("PQ", "PQ_things", "PQ_stuff", "SQ", "RQ", "mIoU")
+LOGGED = ("PQ", "PQ_things", "PQ_stuff", "SQ", "RQ", "mIoU", "AP")
 
 
 class PanopticEvaluation(pl.Callback):
     """After each validation: a table as text, `metrics.json`, scalars ``val/*``, a table for W&B.
 
-    Counts are summed over ranks. Images without ground truth are left out.
+    Images are scored beside the next batch's forward pass. Their counts are summed up in the order
+    of the data set, so any number of ranks gives the same numbers to the last bit. Images without
+    ground truth are left out.
+
+    Args:
+        mask_ap: score instances; None: in an evaluation, but not in the validations of a training,
+            where it would cost time.
+        boundary: also score boundaries (boundary PQ, boundary IoU).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mask_ap: bool | None = None, boundary: bool = False) -> None:
+        self.mask_ap = mask_ap
+        self.boundary = boundary
         self.record: dict[str, Any] | None = None
         """What the newest `metrics.json` holds; None before the first validation."""
+        self.images: list[ImageScore] = []
+        """Of the newest validation, on rank 0."""
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts from zero."""
-        categories: Categories = trainer.datamodule.categories  # type: ignore[attr-defined]
-        self._ignore_class = categories.ignore_class
-        self._quality = PanopticQuality(categories)
-        self._semantic = SemanticIoU(categories)
-        self._images = 0
+        """Starts from zero, or from where an interrupted evaluation has stopped."""
+        self._categories: Categories = trainer.datamodule.categories  # type: ignore[attr-defined]
+        folder = unfinished_folder(trainer.default_root_dir)
+        self._journal = Journal(folder, "scores", trainer.global_rank)
+        self._background = Background()
+        self._images = {
+            index: ImageScore.from_json(row) for index, row in self._journal.rows.items() if row
+        }
 
     def on_validation_batch_end(
         self,
@@ -46,28 +65,69 @@ class PanopticEvaluation(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Adds the images of a batch."""
+        """Hands the images of a batch over."""
+        with_scores = self.mask_ap
+        if with_scores is None:
+            with_scores = trainer.state.fn == TrainerFn.VALIDATING
         for prediction, target in zip(outputs, batch["segments"], strict=True):
             if target is None:
-                continue
-            segments = segments_from_panoptic_map(prediction.panoptic, self._ignore_class)
-            self._quality.update(segments, target)
-            self._semantic.update(prediction.semantic, target.semantic_map(self._ignore_class))
-            self._images += 1
+                self._journal.add(prediction.position, None)
+            else:
+                scores = prediction.scores() if with_scores else None
+                self._background.give(self._score, prediction, target, scores)
+
+    def _score(
+        self,
+        prediction: PanopticPrediction,
+        target: PanopticSegments,
+        scores: NDArray[np.float64] | None,
+    ) -> None:
+        image = score_image(
+            prediction.position,
+            prediction.file_name,
+            segments_from_panoptic_map(prediction.panoptic, self._categories.ignore_class),
+            prediction.semantic,
+            target,
+            self._categories,
+            self.boundary,
+        )._replace(scores=scores, removed=prediction.removed, capacity=prediction.capacity)
+        self._images[image.position] = image
+        self._journal.add(image.position, image.to_json())
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Sums over the ranks and tells everyone."""
+        """Collects the images of all ranks and tells everyone."""
+        self._background.finish()
+        self._journal.close()
         if trainer.sanity_checking:
             return
-        # On the model's device, because NCCL sums tensors on GPUs only.
-        counted = torch.tensor(self._images, device=pl_module.device)
-        images = int(trainer.strategy.reduce(counted, reduce_op="sum"))
-        if images == 0:
+        ranks: list[dict[int, ImageScore]] = [self._images] * trainer.world_size
+        if trainer.world_size > 1:
+            dist.all_gather_object(ranks, self._images)
+        images = {index: image for rank in ranks for index, image in rank.items()}
+        if not images:
             log.info("No image has ground truth; nothing is scored.")
+            if trainer.is_global_zero:  # an earlier evaluation's would be taken for this one's
+                for name in ("metrics.json", "report.html", "classes.csv"):
+                    (Path(trainer.default_root_dir) / name).unlink(missing_ok=True)
             return
-        quality = self._quality.to(pl_module.device).compute()
-        semantic = self._semantic.to(pl_module.device).compute()
-        step = trainer.global_step
-        self.record = {"step": step, "images": images, **metrics_record(quality, semantic)}
-        table = metrics_table(quality, semantic)
-        log_scores(trainer, pl_module, self.record, LOGGED, table)
+        told: tuple[str, dict[str, Any]] = ("", {})
+        if trainer.is_global_zero:
+            self.images = list(images.values())
+            summary = summarize(self.images, self._categories)
+            total = len(trainer.datamodule.val_dataset)  # type: ignore[attr-defined]
+            head = {"step": trainer.global_step, "images": len(images)}
+            head |= {"images_of_data_set": total} if len(images) < total else {}
+            told = (metrics_table(summary), head | metrics_record(summary))
+            for warning in warnings(summary):
+                log.warning("%s", warning)
+        table, record = trainer.strategy.broadcast(told)
+        self.record = record
+        log_scores(trainer, pl_module, record, LOGGED, table)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Keeps what is done."""
+        if hasattr(self, "_background"):
+            self._background.stop()
+            self._journal.close()

@@ -26,18 +26,22 @@ def log_scores(
     Args:
         trainer: at the end of its validation.
         pl_module: its module.
-        record: what `metrics.json` is to hold; ``step``, ``images``, numbers in per cent, and
-            ``classes``, a list of records with the same keys.
-        logged: names of the numbers that are logged as ``val/<name>``.
+        record: what `metrics.json` is to hold; ``step``, ``images``, numbers in per cent (None:
+            there is no such number), and ``classes``, a list of records with the same keys; if not
+            all images were scored, ``images_of_data_set``.
+        logged: names of the numbers that are logged as ``val/<name>``, where they exist.
         table: the scores as text.
     """
     step = record["step"]
-    scalars = {f"val/{name}": record[name] for name in logged}
+    scalars = {f"val/{n}": record[n] for n in logged if record.get(n) is not None}
     # The value "step" is the x of the loggers; Lightning's own would be one step behind.
     pl_module.log_dict({**scalars, "step": float(step)}, sync_dist=True)
     if not trainer.is_global_zero:
         return
-    log.info("Validation at step %d, %d images\n%s", step, record["images"], table)
+    images = str(record["images"])
+    if "images_of_data_set" in record:
+        images += f" of {record['images_of_data_set']}"
+    log.info("Validation at step %d, %s images\n%s", step, images, table)
     write_json(Path(trainer.default_root_dir) / "metrics.json", record)
     wandb_logger = find_wandb_logger(trainer)
     if wandb_logger is not None:

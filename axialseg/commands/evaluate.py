@@ -1,13 +1,16 @@
-"""`python evaluate.py`: scores a checkpoint and writes its predictions.
+"""`python evaluate.py`: scores a checkpoint and writes its predictions, or scores anyone's files.
 
 The config of the run that made the checkpoint is the base of the evaluation's own; groups and
 values of the command line apply on top of it.
 """
 
 import logging
+import math
 import os
 from datetime import datetime
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -23,7 +26,7 @@ from axialseg.machine.hardware import Hardware, check_compiler, configure_torch
 
 log = logging.getLogger(__name__)
 
-KEPT_FROM_RUN = ("seed", "model", "data", "schedule", "trainer")
+KEPT_FROM_RUN = ("seed", "model", "data", "schedule", "trainer", "expected")
 # Of this machine, not of the one that trained.
 HARDWARE_HERE = {"accelerator": "auto", "devices": "auto", "num_nodes": 1, "strategy": "auto"}
 
@@ -34,16 +37,18 @@ def main() -> None:
 
 
 def evaluate(cfg: DictConfig) -> float:
-    """Scores one checkpoint.
+    """Scores one checkpoint, or files of predictions.
 
     Returns:
-        `model.objective` in per cent.
+        `model.objective` in per cent; of files PQ.
 
     Raises:
         UserError: a wrong setting or file.
     """
     check_evaluation(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)
+    if cfg.predictions is not None:
+        return _rescore(cfg, folder)
     return run_on_devices(_validate, "axialseg.commands.evaluate", cfg, folder, batch_size=None)
 
 
@@ -53,8 +58,14 @@ def check_evaluation(cfg: DictConfig) -> None:
     Raises:
         UserError: one sentence about it.
     """
+    if cfg.predictions is not None:
+        _check_rescoring(cfg)
+        return
     if cfg.run is None and cfg.ckpt is None:
-        raise UserError("say what to evaluate: run=<folder of a run> or ckpt=<checkpoint file>")
+        raise UserError(
+            "say what to evaluate: run=<folder of a run>, ckpt=<checkpoint file> or "
+            "predictions=<JSON file or folder>"
+        )
     if OmegaConf.is_missing(cfg, "data") or OmegaConf.is_missing(cfg.model, "net"):
         raise UserError(
             f"{cfg.ckpt} does not lie in the folder of a run; name its model=... and data=... too"
@@ -65,6 +76,21 @@ def check_evaluation(cfg: DictConfig) -> None:
     if cfg.compile:
         check_compiler()
     check_model_fits_data(cfg)
+    is_changed = cfg.scales is not None or cfg.flip or cfg.tile is not None
+    if is_changed and not cfg.model.postprocess:
+        raise UserError("scales, flip and tile are for models that segment; leave them out")
+    if cfg.tile is not None and len(cfg.tile) != 2:
+        raise UserError(f"tile={cfg.tile} must be [height,width]")
+
+
+def _check_rescoring(cfg: DictConfig) -> None:
+    if cfg.run is not None or cfg.ckpt is not None:
+        raise UserError("predictions=... is scored without a model; leave out run and ckpt")
+    if OmegaConf.is_missing(cfg, "data"):
+        raise UserError("say what predictions=... are compared with: data=<data set>")
+    check_config(OmegaConf.masked_copy(cfg, ["data", "seed"]))
+    if not Path(cfg.predictions).exists():
+        raise UserError(f"predictions={cfg.predictions} does not exist")
 
 
 def register_saved_run(overrides: list[str]) -> None:
@@ -93,7 +119,10 @@ def _validate(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
 
     from axialseg.build import build_evaluation_data, build_task, build_trainer
     from axialseg.checkpoints.initial import load_trained_weights
+    from axialseg.inference.augmented import Augmented
     from axialseg.inference.fold_batch_norms import fold_batch_norms
+    from axialseg.inference.tiles import Tiles
+    from axialseg.tasks.panoptic_task import PanopticTask
 
     configure_torch(hardware)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -107,15 +136,20 @@ def _validate(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
         task.set_submodule("net", net)
     if cfg.compile:
         net.compile(dynamic=False)
+    if cfg.scales is not None or cfg.flip:
+        scales = [1.0] if cfg.scales is None else list(cfg.scales)
+        task.set_submodule("net", Augmented(net, scales, cfg.flip))
+    if cfg.tile is not None:
+        height, width = cfg.tile
+        cast(PanopticTask, task).tiles = Tiles((height, width), cfg.tile_overlap)
     trainer = build_trainer(cfg, hardware, folder)
-    if trainer.is_global_zero:  # a test set gets none, and must not keep an earlier one's
-        (folder / "metrics.json").unlink(missing_ok=True)
     # The callbacks tell the step; a trainer that has not trained would say 0.
     progress = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress
     progress.optimizer.step.total.completed = steps
     trainer.validate(task, datamodule=datamodule, verbose=False)
     trainer.strategy.barrier()  # rank 0 has written metrics.json
     if trainer.is_global_zero:
+        _report(cfg, folder, trainer, datamodule)
         log.info("What was written is in %s", os.path.relpath(folder))
 
 
@@ -133,6 +167,60 @@ def _checkpoint_of(run: Path) -> Path:
     others = f"; the last one is ckpt={os.path.relpath(last)}" if best else ""
     rank_zero_only(log.info)("Evaluating %s (%s%s)", os.path.relpath(path), facts, others)
     return path
+
+
+def _report(cfg: DictConfig, folder: Path, trainer: Any, datamodule: Any) -> None:
+    """The page of an evaluation, if it was one of segmentations with ground truth."""
+    from axialseg.callbacks.panoptic_evaluation import PanopticEvaluation
+    from axialseg.evaluation.report import write_report
+    from axialseg.evaluation.rescoring import PredictionFiles
+
+    for callback in trainer.callbacks:
+        if isinstance(callback, PanopticEvaluation) and callback.record is not None:
+            table = folder / "predictions.json"
+            dataset = datamodule.val_dataset
+            files = PredictionFiles(table, dataset.categories) if table.is_file() else None
+            expected = dict(cfg.expected)
+            write_report(folder, callback.record, callback.images, dataset, files, expected)
+
+
+def _rescore(cfg: DictConfig, folder: Path) -> float:
+    from axialseg.build import build_evaluation_data
+    from axialseg.callbacks.scores import write_json
+    from axialseg.datasets.datamodule import PanopticDataModule
+    from axialseg.evaluation.report import write_report
+    from axialseg.evaluation.rescoring import PredictionFiles, rescore
+    from axialseg.evaluation.summary import summarize
+    from axialseg.evaluation.tables import metrics_record, metrics_table
+
+    datamodule = build_evaluation_data(cfg)
+    if not isinstance(datamodule, PanopticDataModule):
+        raise UserError("predictions=... are panoptic; give data=<a panoptic data set>")
+    datamodule.prepare_data()
+    dataset = datamodule.val_dataset
+    if dataset is None:
+        raise UserError("the data have no validation images to compare with")
+    predictions = PredictionFiles(cfg.predictions, dataset.categories)
+    total = len(dataset)
+    log.info("Scoring %s on %d images", predictions.path, total)
+    images = rescore(dataset, predictions, progress=partial(_tell_progress, total))
+    if not images:
+        raise UserError("no image of the data set has ground truth, so nothing can be scored")
+    if len(predictions) > total:
+        log.warning("%d predictions are of other images.", len(predictions) - total)
+    summary = summarize(images, dataset.categories)
+    record: dict[str, Any] = {"images": len(images), "predictions": str(predictions.path)}
+    record |= metrics_record(summary)
+    log.info("%d images\n%s", len(images), metrics_table(summary))
+    write_json(folder / "metrics.json", record)
+    write_report(folder, record, images, dataset, predictions, dict(cfg.expected))
+    log.info("What was written is in %s", os.path.relpath(folder))
+    return math.nan if record["PQ"] is None else float(record["PQ"])
+
+
+def _tell_progress(total: int, done: int) -> None:
+    if done == total or done % 512 == 0:
+        log.info("%d of %d images", done, total)
 
 
 if __name__ == "__main__":

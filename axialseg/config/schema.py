@@ -169,6 +169,7 @@ class TrainConf:
     logger: dict[str, Any] = field(default_factory=dict)  # name -> logger; null switches one off
     callbacks: dict[str, Any] = field(default_factory=dict)  # likewise
     trust: list[str] = field(default_factory=list)
+    expected: dict[str, float] = field(default_factory=dict)  # metric -> what it should be
 
 
 @dataclass
@@ -178,6 +179,12 @@ class EvaluateConf:
     run: str | None = None
     ckpt: str | None = None
     output: str = MISSING
+    predictions: str | None = None
+    scales: list[float] | None = None
+    flip: bool = False
+    tile: list[int] | None = None
+    tile_overlap: float = 0.25
+    expected: dict[str, float] = field(default_factory=dict)
     fold_batch_norms: bool = False
     compile: bool = False
     seed: int = 0

@@ -1,11 +1,9 @@
 """The result of a check as one HTML file that needs no other: tables, bars, sample overlays."""
 
-import base64
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from html import escape
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,14 +17,12 @@ from axialseg.datasets.inspection.inspector import Inspector
 from axialseg.datasets.sample import PanopticSample
 from axialseg.errors import UserError
 from axialseg.panoptic.categories import Categories
+from axialseg.visualization.html_page import bar_chart, html_page, inline_jpeg, swatch
 from axialseg.visualization.panoptic import panoptic_overlay
 
 NAMED = 100  # findings of a kind that the page names
 LISTED_SIZES = 12
 SAMPLE_SIDE = 640  # longer side of a sample, in pixels
-JPEG_QUALITY = 82
-
-STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
 
 
 def page(title: str, reports: Sequence[SplitReport], samples: int, table: str) -> str:
@@ -45,12 +41,7 @@ def page(title: str, reports: Sequence[SplitReport], samples: int, table: str) -
         else '<p class="good"><b>Training can start:</b> no errors.</p>'
     )
     body = "".join(part for report in reports for part in _split(report, samples, table))
-    return (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>"
-        f"<h1>{escape(title)}</h1>{verdict}{body}</body></html>\n"
-    )
+    return html_page(title, f"{verdict}{body}")
 
 
 def _split(report: SplitReport, samples: int, table: str) -> Iterator[str]:
@@ -121,10 +112,8 @@ def _class_table(statistics: SplitStatistics, categories: Categories) -> str:
             f'<td class="number">{_share(count, total) if not n else f"{count:,}"}</td>'
             for n, (count, most) in enumerate(zip(counts, largest, strict=True))
         )
-        red, green, blue = category.color
         rows.append(
-            f'<tr><td><span class="swatch" style="background: rgb({red}, {green}, {blue})"></span>'
-            f"{escape(category.name)}</td>"
+            f"<tr><td>{swatch(category.color)}{escape(category.name)}</td>"
             f'<td class="soft">{"thing" if category.is_thing else "stuff"}</td>{bars}'
             f'<td class="number">{int(statistics.crowds[category.class_id]):,}</td></tr>'
         )
@@ -150,18 +139,18 @@ def _charts(statistics: SplitStatistics) -> Iterator[str]:
     rest = sizes[LISTED_SIZES:]
     if rest:
         rows.append((f"{len(rest):,} others", sum(count for _, count in rest)))
-    yield _chart("Images by their size, width x height", rows)
+    yield bar_chart("Images by their size, width x height", rows)
     sides: Counter[int] = Counter()
     for (height, width), count in sizes:
         sides[max(height, width) // 100 * 100] += count
     if len(sides) > 1:
         rows = [(f"{side} to {side + 99}", count) for side, count in sorted(sides.items())]
-        yield _chart("Images by their longer side, in pixels", rows)
+        yield bar_chart("Images by their longer side, in pixels", rows)
     if statistics.thing_areas.any():
         seen = np.flatnonzero(statistics.thing_areas)
         bins = range(int(seen[0]), int(seen[-1]) + 1)
         rows = [(f"{2**k:,} to {2 ** (k + 1) - 1:,}", int(statistics.thing_areas[k])) for k in bins]
-        yield _chart("Things by their area, in pixels", rows)
+        yield bar_chart("Things by their area, in pixels", rows)
     counts = statistics.things_per_image
     if counts:
         step = max(1, -(-(max(counts) + 1) // 20))
@@ -172,23 +161,7 @@ def _charts(statistics: SplitStatistics) -> Iterator[str]:
             (f"{k * step}" if step == 1 else f"{k * step} to {k * step + step - 1}", binned[k])
             for k in range(max(binned) + 1)
         ]
-        yield _chart("Images by their number of things", rows)
-
-
-def _chart(title: str, rows: Sequence[tuple[str, int]]) -> str:
-    """Horizontal bars with their labels and counts."""
-    most = max((count for _, count in rows), default=1)
-    label, bar, height = 130, 160, 18
-    lines = [f'<svg viewBox="0 0 {label + bar + 70} {height * len(rows)}" role="img">']
-    for n, (name, count) in enumerate(rows):
-        middle = n * height + 12
-        width = max(bar * count / most, 1 if count else 0)
-        lines.append(
-            f'<text x="{label - 6}" y="{middle}" text-anchor="end">{escape(name)}</text>'
-            f'<rect x="{label}" y="{n * height + 3}" width="{width:.1f}" height="12" rx="2"/>'
-            f'<text x="{label + width + 6:.1f}" y="{middle}">{count:,}</text>'
-        )
-    return f"<div><h4>{escape(title)}</h4>{''.join(lines)}</svg></div>"
+        yield bar_chart("Images by their number of things", rows)
 
 
 def _samples(report: SplitReport, count: int) -> Iterator[str]:
@@ -212,13 +185,11 @@ def _sample(inspector: Inspector, index: int, remark: str) -> str:
     except UserError:  # which the findings say
         return ""
     picture = _drawn(sample, inspector.categories)
-    _, encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    content = base64.b64encode(encoded.tobytes()).decode()
     height, width = sample.image.shape[:2]
-    name = escape(f"{sample.file_name}, {width} x {height}")
+    name = f"{sample.file_name}, {width} x {height}"
     return (
-        f'<figure><img alt="{name}" src="data:image/jpeg;base64,{content}">'
-        f"<figcaption>{name}{remark}</figcaption></figure>"
+        f"<figure>{inline_jpeg(picture, name)}"
+        f"<figcaption>{escape(name)}{remark}</figcaption></figure>"
     )
 
 

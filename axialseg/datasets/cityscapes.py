@@ -28,7 +28,7 @@ from axialseg.datasets.inspection.cityscapes import (
 )
 from axialseg.datasets.inspection.inspector import Inspector, refuse_first_error
 from axialseg.datasets.paths import check_paths, names_outside, outside_text
-from axialseg.datasets.sample import PanopticSample
+from axialseg.datasets.sample import PanopticSample, PanopticTruth
 from axialseg.errors import UserError
 from axialseg.formats.cityscapes import read_instance_ids, segments_from_instance_ids
 from axialseg.formats.coco_annotations import (
@@ -90,6 +90,17 @@ class Cityscapes:
             segments.id_map.setflags(write=False)
         return PanopticSample(image, segments, item.image_id, str(path), path.name)
 
+    def read_truth(self, index: int) -> PanopticTruth:
+        """Reads the segments of image `index`, and not the image.
+
+        Raises:
+            UserError: as of `read`.
+        """
+        assert self._is_complete
+        item = self.files.item(index)
+        segments = None if item.split == TEST_SPLIT else self._read_segments(item, None)
+        return PanopticTruth(segments, item.image_id, str(self.files.image(item)))
+
     def inspector(self) -> Inspector:
         """What checks all files, see `inspection.Inspector`."""
         return CityscapesInspector(self.files)
@@ -112,10 +123,11 @@ class Cityscapes:
         folders = [f"{self.files.annotation_folder}/{s}" for s in self.files.labelled_splits]
         check_paths(self.files.root, folders, [])
 
-    def _read_segments(self, item: Item, size: tuple[int, int]) -> PanopticSegments:
+    def _read_segments(self, item: Item, size: tuple[int, int] | None) -> PanopticSegments:
         path = self.files.instance_ids(item)
         ids = read_instance_ids(path)
-        check_size(path, ids, self.files.image(item).name, size)
+        if size is not None:
+            check_size(path, ids, self.files.image(item).name, size)
         return segments_from_instance_ids(ids, path)
 
 
@@ -167,7 +179,7 @@ class CityscapesPanoptic(Cityscapes):
         tables = [self.files.panoptic(s).relative_to(root) for s in self.files.labelled_splits]
         check_paths(root, [str(t.with_suffix("")) for t in tables], [str(t) for t in tables])
 
-    def _read_segments(self, item: Item, size: tuple[int, int]) -> PanopticSegments:
+    def _read_segments(self, item: Item, size: tuple[int, int] | None) -> PanopticSegments:
         annotations = self._annotations[item.split]
         folder = annotations.path.with_suffix("")
         return read_segments(annotations, self._positions[item.split][item.image_id], folder, size)

@@ -24,7 +24,7 @@ from axialseg.datasets.inspection.coco import CocoInspector
 from axialseg.datasets.inspection.images import ImagesInspector
 from axialseg.datasets.inspection.inspector import Inspector, missing_names
 from axialseg.datasets.paths import check_paths, names_outside, outside_text
-from axialseg.datasets.sample import PanopticSample
+from axialseg.datasets.sample import PanopticSample, PanopticTruth
 from axialseg.errors import UserError
 from axialseg.formats.coco_annotations import (
     CocoPanopticAnnotations,
@@ -162,6 +162,19 @@ class CocoPanoptic:
             segments = read_segments(self._annotations, index, self.panoptic_folder, size)
             segments.id_map.setflags(write=False)
         return PanopticSample(image, segments, image_ids[index].item(), str(path), name)
+
+    def read_truth(self, index: int) -> PanopticTruth:
+        """Reads the segments of image `index`, and not the image.
+
+        Raises:
+            UserError: the PNG is missing or damaged, or does not fit the JSON file.
+        """
+        image_ids, image_files = self._images
+        segments = None
+        if self.panoptic_folder is not None:
+            segments = read_segments(self._annotations, index, self.panoptic_folder)
+        path = self.image_folder / str(image_files[index])
+        return PanopticTruth(segments, image_ids[index].item(), str(path))
 
     def inspector(self) -> Inspector:
         """What checks all files, see `inspection.Inspector`.

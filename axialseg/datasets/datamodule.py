@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from axialseg.datasets.changed_classes import ChangedDataset
 from axialseg.datasets.coco import CocoPanoptic
@@ -49,8 +49,9 @@ class PanopticDataModule(ImageDataModule):
 
     Validation batch: `image` and `valid` alike, the image at the top left, and lists of length B:
     `segments` (ground truth at the original size, or None), `image_id`, `file_name` (below the
-    folder of the images), `original_size`, `resized_size` and `padded_size` ((height, width): as in
-    the file; without padding; with the padding that the image has alone, whatever its batch).
+    folder of the images), `index` (of the image in the data set), `original_size`, `resized_size`
+    and `padded_size` ((height, width): as in the file; without padding; with the padding that the
+    image has alone, whatever its batch).
     """
 
     def __init__(
@@ -127,6 +128,8 @@ class PanopticDataModule(ImageDataModule):
         self.repeat_threshold = repeat_threshold
         self.repeat_factors: Tensor | None = None
         self.copy_paste = copy_paste
+        self.val_indices: Sequence[int] | None = None
+        """Validation images that are still to be evaluated; None: all."""
 
     @property
     def categories(self) -> Categories:
@@ -255,8 +258,12 @@ class PanopticDataModule(ImageDataModule):
     def val_dataloader(self) -> DataLoader:
         """This rank's validation batches, in file order."""
         assert self.val_dataset is not None
-        items = EvaluationItems(self.val_dataset, self.eval_transform)
-        return self.validation_loader(items, len(self.val_dataset), collate_evaluation)
+        items: Dataset = EvaluationItems(self.val_dataset, self.eval_transform)
+        indices = self.val_indices
+        if indices is None:
+            return self.validation_loader(items, len(self.val_dataset), collate_evaluation)
+        items = Subset(items, indices)
+        return self.validation_loader(items, len(indices), collate_evaluation)
 
 
 def in_memory(dataset: PanopticDataset) -> "InMemoryDataset":
@@ -357,6 +364,7 @@ class EvaluationItems(Dataset):
             "segments": sample.segments,
             "image_id": sample.image_id,
             "file_name": sample.name,
+            "index": index,
             "original_size": sample.image.shape[:2],
             "resized_size": resized_size,
             "padded_size": prepared.valid.shape,
@@ -378,5 +386,8 @@ def collate_evaluation(items: list[Batch | UserError]) -> Batch | UserError:
         h, w = item["valid"].shape
         target[:, :h, :w] = torch.from_numpy(item["image"]).permute(2, 0, 1)
         mask[:h, :w] = torch.from_numpy(item["valid"])
-    listed = ("segments", "image_id", "file_name", "original_size", "resized_size", "padded_size")
+    listed = (
+        *("segments", "image_id", "file_name", "index"),
+        *("original_size", "resized_size", "padded_size"),
+    )
     return {"image": image, "valid": valid} | {k: [item[k] for item in samples] for k in listed}

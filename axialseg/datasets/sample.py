@@ -45,6 +45,23 @@ class PanopticDataset(Protocol):
         ...
 
 
+class PanopticTruth(NamedTuple):
+    """The ground truth of one image, without it; the fields are those of `PanopticSample`."""
+
+    segments: PanopticSegments | None
+    image_id: int | str
+    file_name: str
+
+
+@runtime_checkable
+class TruthDataset(Protocol):
+    """A data set that can read the ground truth alone, which is several times faster."""
+
+    def read_truth(self, index: int) -> PanopticTruth:
+        """Reads the ground truth of one image."""
+        ...
+
+
 @runtime_checkable
 class LabelledDataset(Protocol):
     """A data set that can tell what its images hold without giving them out."""

@@ -265,7 +265,7 @@ def read_segments(
     annotations: CocoPanopticAnnotations,
     position: int,
     panoptic_folder: str | Path,
-    image_size: tuple[int, int],
+    image_size: tuple[int, int] | None = None,
 ) -> PanopticSegments:
     """Reads the segments of one image, in the order of the file.
 
@@ -275,7 +275,7 @@ def read_segments(
         annotations: what `read_annotations` gave.
         position: 0..N - 1.
         panoptic_folder: folder of the id PNGs.
-        image_size: height and width of the image.
+        image_size: height and width of the image; None does not compare them.
 
     Raises:
         UserError: the PNG is missing or damaged, differs in size from its image, or holds an id
@@ -284,7 +284,8 @@ def read_segments(
     path = file_below(Path(panoptic_folder), str(annotations.png_files[position]))
     rows = slice(annotations.offsets[position], annotations.offsets[position + 1])
     ids = read_id_png(path, annotations.segment_ids[rows])
-    check_size(path, ids, str(annotations.image_files[position]), image_size)
+    if image_size is not None:
+        check_size(path, ids, str(annotations.image_files[position]), image_size)
     segment_ids, class_ids = annotations.segment_ids[rows], annotations.class_ids[rows]
     is_kept = class_ids != annotations.categories.ignore_class
     order = np.argsort(segment_ids)

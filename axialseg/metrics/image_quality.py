@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from axialseg.metrics.panoptic_quality import match_segments
+from axialseg.metrics.segment_overlap import segment_overlap
 from axialseg.panoptic.panoptic_map import PanopticSegments
 
 
@@ -28,7 +29,7 @@ class ImageQuality(NamedTuple):
 
 def image_quality(prediction: PanopticSegments, target: PanopticSegments) -> ImageQuality:
     """Scores one image by the rules of `panoptic_quality.match_segments`."""
-    matches = match_segments(prediction, target)
+    matches = match_segments(segment_overlap(prediction, target))
     length = int(max([0, *prediction.class_ids, *target.class_ids])) + 1
 
     def by_class(classes: NDArray[np.int64]) -> NDArray[np.int64]:

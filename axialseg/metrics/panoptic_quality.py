@@ -10,9 +10,13 @@ follow `evaluation.py` of cocodataset/panopticapi (Cityscapes scores alike):
   of its class. If the ground truth lists several crowds of that class, only the last one counts.
 
 Differences: ground-truth areas are counted from the map, the official scorer believes the JSON;
-a group in which no class occurs scores 0 with n = 0, the official scorer divides by zero.
+a group in which no class occurs has n = 0 and no quality, the official scorer divides by zero.
+
+Boundary PQ (Cheng et al. 2021, "Boundary IoU", sec. 5) is the same with the smaller one of a
+pair's IoU and its boundary IoU; see `boundary.py`.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -21,8 +25,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
+from axialseg.metrics.segment_overlap import SegmentOverlap
 from axialseg.panoptic.categories import Categories
-from axialseg.panoptic.panoptic_map import PanopticSegments, runs
+
+# Small segments have fewer pixels than the first, large ones no fewer than the second (COCO's).
+SIZE_LIMITS = (32**2, 96**2)
+SIZES = ("small", "medium", "large")
 
 
 class ClassQuality(NamedTuple):
@@ -57,6 +65,9 @@ class PanopticQualityResult(NamedTuple):
     things: GroupQuality
     stuff: GroupQuality
     per_class: tuple[ClassQuality, ...]
+    by_size: tuple[GroupQuality, ...]
+    """Of small, medium and large segments alone, see `SIZE_LIMITS`. A match and a missed segment
+    count by the pixels of the ground truth, a false one by its own; so the counts add up."""
 
 
 class SegmentMatches(NamedTuple):
@@ -77,58 +88,65 @@ class SegmentMatches(NamedTuple):
     false: NDArray[np.int64]
 
 
-def match_segments(prediction: PanopticSegments, target: PanopticSegments) -> SegmentMatches:
+def match_segments(
+    overlap: SegmentOverlap, boundary: NDArray[np.int64] | None = None
+) -> SegmentMatches:
     """Matches the predicted segments of one image with its ground truth.
 
     A row of the ground truth without pixels counts as missed, as in the official scorer.
 
     Args:
-        prediction: segments of a prediction; every row has pixels, `is_crowd` is not looked at.
-        target: ground truth of the same size, in the order of the file.
+        overlap: of the two; every predicted row has pixels.
+        boundary: pixels that their boundaries share, see `boundary.boundary_overlap`, for
+            boundary PQ.
 
     Raises:
-        ValueError: the maps differ in size, or a predicted row has no pixel.
+        ValueError: a predicted row has no pixel.
     """
-    if prediction.id_map.shape != target.id_map.shape:
-        raise ValueError(
-            f"the prediction is {prediction.id_map.shape}, the ground truth {target.id_map.shape}"
-        )
-    # Ids are dense, so one bincount of pair codes gives all overlaps; nothing needs sorting.
-    columns = len(prediction.class_ids) + 1
-    shape = (len(target.class_ids) + 1, columns)
-    starts, lengths = runs(prediction.id_map, target.id_map)
-    codes = target.id_map.ravel()[starts] * np.intp(columns) + prediction.id_map.ravel()[starts]
-    overlap = np.bincount(codes, lengths, shape[0] * columns).astype(np.int64).reshape(shape)
-
-    predicted_area = overlap[:, 1:].sum(0)
+    predicted_area, target_area = overlap.predicted_area, overlap.target_area
     if not predicted_area.all():
         raise ValueError(f"predicted segment {int(predicted_area.argmin()) + 1} has no pixel")
-    target_area = overlap[1:].sum(1)
-    on_void = overlap[0, 1:]
-    overlap = overlap[1:, 1:]
-    union = target_area[:, None] + (predicted_area - on_void) - overlap
-    same_class = target.class_ids[:, None] == prediction.class_ids
-    is_match = same_class & ~target.is_crowd[:, None] & (2 * overlap > union)
+    on_void = overlap.pixels[0, 1:]
+    shared = overlap.pixels[1:, 1:]
+    union = target_area[:, None] + (predicted_area - on_void) - shared
+    is_pair = (overlap.target_class[:, None] == overlap.predicted_class) & (shared > 0)
+    is_pair &= ~overlap.target_is_crowd[:, None]
+    iou = shared / np.maximum(union, 1)
+    if boundary is not None:
+        iou = np.minimum(iou, _boundary_iou(boundary))
+    is_match = is_pair & (iou > 0.5)
     target_rows, predicted_rows = np.nonzero(is_match)
 
     excused = on_void.copy()
-    crowd_of_class = {target.class_ids[row]: row for row in np.flatnonzero(target.is_crowd)}
+    crowds = np.flatnonzero(overlap.target_is_crowd)
+    crowd_of_class = {overlap.target_class[row]: row for row in crowds}
     for class_id, row in crowd_of_class.items():
-        excused += overlap[row] * (prediction.class_ids == class_id)
+        excused += shared[row] * (overlap.predicted_class == class_id)
     return SegmentMatches(
         predicted_rows,
         target_rows,
-        overlap[is_match] / union[is_match],
-        np.flatnonzero(~target.is_crowd & ~is_match.any(1)),
+        iou[is_match],
+        np.flatnonzero(~overlap.target_is_crowd & ~is_match.any(1)),
         np.flatnonzero(~is_match.any(0) & (2 * excused <= predicted_area)),
     )
+
+
+def _boundary_iou(boundary: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Boundary IoU of all pairs ``[T, P]``; `boundary` is ``[T + 2, P + 2]``."""
+    shared = boundary[1:-1, 1:-1]
+    target_area, predicted_area = boundary[1:-1].sum(1), boundary[:, 1:-1].sum(0)
+    union = target_area[:, None] + predicted_area - boundary[0, 1:-1] - shared
+    return np.asarray(shared / np.maximum(union, 1))
 
 
 class PanopticQuality(Metric):
     """PQ of a data set, one image per `update`, at the ground truth's own resolution.
 
+        metric.update(segment_overlap(prediction, target))
+
     Args:
         categories: the classes that are scored.
+        sync_on_compute: sum up over the processes, if there are several.
     """
 
     is_differentiable = False
@@ -139,64 +157,67 @@ class PanopticQuality(Metric):
     tp: Tensor
     fp: Tensor
     fn: Tensor
+    sized: Tensor  # float64 [sizes, 4, classes], iou, tp, fp and fn of segments of each size
 
-    def __init__(self, categories: Categories) -> None:
-        super().__init__()
+    def __init__(self, categories: Categories, sync_on_compute: bool = True) -> None:
+        super().__init__(sync_on_compute=sync_on_compute)
         self.categories = categories
         count = len(categories)
         self.add_state("iou", torch.zeros(count, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("tp", torch.zeros(count, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("fp", torch.zeros(count, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("fn", torch.zeros(count, dtype=torch.int64), dist_reduce_fx="sum")
+        sized = torch.zeros((len(SIZES), 4, count), dtype=torch.float64)
+        self.add_state("sized", sized, dist_reduce_fx="sum")
 
-    def update(self, prediction: PanopticSegments, target: PanopticSegments) -> None:
-        """Adds one image.
+    def update(self, overlap: SegmentOverlap, boundary: NDArray[np.int64] | None = None) -> None:
+        """Adds one image; the arguments are those of `match_segments`.
 
         Raises:
             ValueError: see `match_segments`, or a class id that `categories` does not list.
         """
-        predicted_class = self._positions(prediction.class_ids)
-        target_class = self._positions(target.class_ids)
-        matches = match_segments(prediction, target)
+        predicted_class = self.categories.positions(overlap.predicted_class)
+        target_class = self.categories.positions(overlap.target_class)
+        matches = match_segments(overlap, boundary)
+        target_size = np.searchsorted(SIZE_LIMITS, overlap.target_area, side="right")
+        false_size = np.searchsorted(
+            SIZE_LIMITS, overlap.predicted_area[matches.false], side="right"
+        )
         count = len(self.categories)
-        matched_class = target_class[matches.target]
-        iou = np.bincount(matched_class, matches.iou, count)
-        tp = np.bincount(matched_class, minlength=count)
-        fp = np.bincount(predicted_class[matches.false], minlength=count)
-        fn = np.bincount(target_class[matches.missed], minlength=count)
+        places = target_size * count + target_class
+        false_places = false_size * count + predicted_class[matches.false]
+        length = len(SIZES) * count
+        iou = np.bincount(places[matches.target], matches.iou, length)
+        tp = np.bincount(places[matches.target], minlength=length)
+        fp = np.bincount(false_places, minlength=length)
+        fn = np.bincount(places[matches.missed], minlength=length)
+        sized = np.stack((iou, tp, fp, fn)).reshape(4, len(SIZES), count)
+        self.sized += torch.from_numpy(sized.swapaxes(0, 1)).to(self.device)
+        # Summed in the order of the segments, as ever, and not by size first.
+        iou = np.bincount(target_class[matches.target], matches.iou, count)
         self.iou += torch.from_numpy(iou).to(self.device)
-        self.tp += torch.from_numpy(tp).to(self.device)
-        self.fp += torch.from_numpy(fp).to(self.device)
-        self.fn += torch.from_numpy(fn).to(self.device)
+        for total, counts in ((self.tp, tp), (self.fp, fp), (self.fn, fn)):
+            total += torch.from_numpy(counts.reshape(len(SIZES), count).sum(0)).to(self.device)
 
     def compute(self) -> PanopticQualityResult:
         """Qualities over all images so far (of all processes, if there are several)."""
-        per_class = tuple(
-            _class_quality(category.class_id, category.name, category.is_thing, *counts)
-            for category, *counts in zip(
-                self.categories.classes,
-                self.iou.tolist(),
-                self.tp.tolist(),
-                self.fp.tolist(),
-                self.fn.tolist(),
-                strict=True,
-            )
-        )
+        per_class = self._per_class((self.iou, self.tp, self.fp, self.fn))
         return PanopticQualityResult(
             _average(per_class),
             _average(tuple(row for row in per_class if row.is_thing)),
             _average(tuple(row for row in per_class if not row.is_thing)),
             per_class,
+            tuple(_average(self._per_class(counts)) for counts in self.sized),
         )
 
-    def _positions(self, class_ids: NDArray[np.int64]) -> NDArray[np.intp]:
-        """Positions ``[S]`` of class ids in `categories.classes`."""
-        known = np.asarray(self.categories.class_ids)
-        positions = np.searchsorted(known, class_ids)
-        wrong = known[np.minimum(positions, len(known) - 1)] != class_ids
-        if wrong.any():
-            raise ValueError(f"class id {class_ids[wrong][0]} is none of the data set's classes")
-        return positions
+    def _per_class(self, counts: Iterable[Tensor]) -> tuple[ClassQuality, ...]:
+        """Qualities from the sums of IoU, the matches, the false and the missed ``[classes]``."""
+        return tuple(
+            _class_quality(category.class_id, category.name, category.is_thing, *values)
+            for category, *values in zip(
+                self.categories.classes, *(count.tolist() for count in counts), strict=True
+            )
+        )
 
 
 def _class_quality(

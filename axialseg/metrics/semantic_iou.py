@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
+from axialseg.metrics.segment_overlap import shared_pixels
 from axialseg.panoptic.categories import Categories
-from axialseg.panoptic.panoptic_map import runs
 
 
 class ClassIoU(NamedTuple):
@@ -37,11 +37,45 @@ class SemanticIoUResult(NamedTuple):
     per_class: tuple[ClassIoU, ...]
 
 
+def class_confusion(
+    prediction: NDArray[np.integer], target: NDArray[np.integer], categories: Categories
+) -> NDArray[np.int64]:
+    """Pixels of one image by true and predicted class.
+
+    Args:
+        prediction: class ids ``[H, W]``, may hold the ignore class.
+        target: likewise.
+        categories: the classes, and the ignored one.
+
+    Returns:
+        int64 ``[classes, classes + 1]``: true class, predicted class; the last column is void.
+
+    Raises:
+        ValueError: the maps differ in size, or hold a class id that is none of the data set's.
+    """
+    # Counting over all ids up to the largest one needs no look-up per pixel.
+    columns = np.asarray((*categories.class_ids, categories.ignore_class))
+    size = int(columns.max()) + 1
+    for values in (prediction, target):
+        for extreme in (values.min(initial=0), values.max(initial=0)):
+            if not 0 <= extreme < size:
+                raise ValueError(f"class id {extreme} is none of the data set's classes")
+    counts = shared_pixels(target, prediction, size, size)
+    known = counts[np.ix_(columns, columns)]
+    if known.sum() != target.size:
+        unknown = np.setdiff1d(np.flatnonzero(counts.any(0) | counts.any(1)), columns)
+        raise ValueError(f"class id {unknown[0]} is none of the data set's classes")
+    return known[:-1]
+
+
 class SemanticIoU(Metric):
     """mIoU of a data set, one image per `update`.
 
+        metric.update(class_confusion(prediction, target, categories))
+
     Args:
         categories: the classes that are scored, and the ignored one.
+        sync_on_compute: sum up over the processes, if there are several.
     """
 
     is_differentiable = False
@@ -51,40 +85,17 @@ class SemanticIoU(Metric):
     confusion: Tensor
     """int64 ``[classes, classes + 1]``: true class, predicted class; the last column is void."""
 
-    def __init__(self, categories: Categories) -> None:
-        super().__init__()
+    def __init__(self, categories: Categories, sync_on_compute: bool = True) -> None:
+        super().__init__(sync_on_compute=sync_on_compute)
         self.categories = categories
         size = len(categories)
         self.add_state(
             "confusion", torch.zeros((size, size + 1), dtype=torch.int64), dist_reduce_fx="sum"
         )
 
-    def update(self, prediction: NDArray[np.integer], target: NDArray[np.integer]) -> None:
-        """Adds one image: class ids ``[H, W]``, either may hold the ignore class.
-
-        Raises:
-            ValueError: the maps differ in size, or hold a class id that is none of the data set's.
-        """
-        if prediction.shape != target.shape:
-            raise ValueError(
-                f"the prediction is {prediction.shape}, the ground truth {target.shape}"
-            )
-        # Counting over all ids up to the largest one needs no look-up per pixel.
-        columns = np.asarray((*self.categories.class_ids, self.categories.ignore_class))
-        size = int(columns.max()) + 1
-        starts, lengths = runs(prediction, target)
-        predicted, true = prediction.ravel()[starts], target.ravel()[starts]
-        for values in (predicted, true):
-            for extreme in (values.min(initial=0), values.max(initial=0)):
-                if not 0 <= extreme < size:
-                    raise ValueError(f"class id {extreme} is none of the data set's classes")
-        counts = np.bincount(true * np.intp(size) + predicted, lengths, size * size)
-        counts = counts.astype(np.int64).reshape(size, size)
-        known = counts[np.ix_(columns, columns)]
-        if known.sum() != target.size:
-            unknown = np.setdiff1d(np.flatnonzero(counts.any(0) | counts.any(1)), columns)
-            raise ValueError(f"class id {unknown[0]} is none of the data set's classes")
-        self.confusion += torch.from_numpy(known[:-1]).to(self.device)
+    def update(self, confusion: NDArray[np.int64]) -> None:
+        """Adds one image, see `class_confusion`."""
+        self.confusion += torch.from_numpy(confusion).to(self.device)
 
     def compute(self) -> SemanticIoUResult:
         """IoU over all images so far (of all processes, if there are several)."""

@@ -91,6 +91,19 @@ class Categories:
         classes = tuple(Category(**{**c, "color": tuple(c["color"])}) for c in plain["classes"])
         return cls(classes, plain["ignore_class"])
 
+    def positions(self, class_ids: NDArray[np.integer]) -> NDArray[np.intp]:
+        """Positions ``[S]`` in `classes` of class ids ``[S]``.
+
+        Raises:
+            ValueError: an id is none of them.
+        """
+        known = np.asarray(self.class_ids)
+        positions = np.searchsorted(known, class_ids)
+        wrong = known[np.minimum(positions, len(known) - 1)] != class_ids
+        if wrong.any():
+            raise ValueError(f"class id {class_ids[wrong][0]} is none of the data set's classes")
+        return positions
+
 
 def contiguous_categories(
     official: Iterable[tuple[int, str, bool, tuple[int, int, int]]],

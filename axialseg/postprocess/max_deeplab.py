@@ -10,7 +10,8 @@ that are confident.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from copy import copy
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,14 +19,17 @@ from torch import Tensor
 from axialseg.decoders.max_deeplab import MaskHeads
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.panoptic_map import CLASS_DIVISOR
+from axialseg.postprocess.restore import restore_labels
 
 # Upsampled mask logits held at a time.
 _LOGITS_ON_CPU = 1 << 18  # about what stays in a core's cache
 _LOGITS_ON_GPU = 1 << 25  # enough to keep it busy
 
+PostProcess = TypeVar("PostProcess", "PixelWisePostProcess", "MaskWisePostProcess")
+
 
 class MaskResult(NamedTuple):
-    """What a post-processing returns for one image; the last three fields are for mask AP.
+    """What a post-processing returns for one image.
 
     Attributes:
         panoptic: int32 ``[H, W]``, class * divisor + instance.
@@ -33,6 +37,8 @@ class MaskResult(NamedTuple):
         instance: int32 ``[H, W]``, 1 + position of the pixel's slot, confident or not.
         instance_score: float32 ``[H, W]``, probability of the pixel's slot.
         semantic_score: float32 ``[H, W]``, probability of the slot's class.
+        removed: name of a limit -> segments that it has removed, int64 ``[]``.
+        capacity: segments that can be predicted for an image: the slots.
     """
 
     panoptic: Tensor
@@ -40,6 +46,21 @@ class MaskResult(NamedTuple):
     instance: Tensor
     instance_score: Tensor
     semantic_score: Tensor
+    removed: dict[str, Tensor]
+    capacity: int | None
+
+    def score_maps(self, panoptic: Tensor, resized: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Scores of the pixels' classes and of their instances; both float32 ``[H', W']``.
+
+        Args:
+            panoptic: the panoptic map at the size wanted, ``[H', W']``.
+            resized: (height, width) of the image in the maps here, without padding.
+        """
+        size = (panoptic.shape[0], panoptic.shape[1])
+        return (
+            restore_labels(self.semantic_score, resized, size),
+            restore_labels(self.instance_score, resized, size),
+        )
 
 
 class Slots(NamedTuple):
@@ -48,10 +69,12 @@ class Slots(NamedTuple):
     Attributes:
         class_index: int64 ``[N]``, position among things, then stuff.
         confidence: float ``[N]``, probability of that class.
+        is_object: bool ``[N]``, whether "no object" is less probable.
     """
 
     class_index: Tensor
     confidence: Tensor
+    is_object: Tensor
 
 
 class PixelWisePostProcess:
@@ -99,14 +122,31 @@ class PixelWisePostProcess:
         detected = (slots.confidence >= self.class_threshold).nonzero().squeeze(1)
         bands = [self._band(band, detected) for band in upsampled_bands(mask_logits, size)]
         slot, best, score, confident = (torch.cat(parts) for parts in zip(*bands, strict=True))
-        panoptic = self.merge(slot, confident, slots.class_index)
+        panoptic, removed = self.merge(slot, confident, slots.class_index)
+        unsure = slots.is_object & (slots.confidence < self.class_threshold)
         return MaskResult(
             panoptic,
             self.merge.class_ids.to(slot.device)[slots.class_index[best]].int(),
             (slot + 1).int(),
             score,
             slots.confidence[slot],
+            {"class_threshold": unsure.sum(), **removed},
+            len(slots.confidence),
         )
+
+    @property
+    def ignore_class(self) -> int:
+        """Class id of void."""
+        return self.merge.ignore_class
+
+    @property
+    def area_limits(self) -> dict[str, int]:
+        """Name of a limit -> pixels, fewer than which a segment of its kind may not have."""
+        return self.merge.area_limits
+
+    def without_area_limits(self) -> "PixelWisePostProcess":
+        """The same for a part of an image, whose segments may go on outside of it."""
+        return _without_area_limits(self)
 
     def _band(self, logits: Tensor, detected: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of a band ``[rows, W, N]``: slot, slot of all, score, and whether it is confident.
@@ -207,7 +247,8 @@ class MaskWisePostProcess:
             visible &= visible.sum() > mask.sum() * self.overlap_threshold
             slot = torch.where(visible, position, slot)
             free &= ~visible
-        panoptic = self.merge(slot, ~free, ordered.class_index)
+        panoptic, removed = self.merge(slot, ~free, ordered.class_index)
+        unsure = ordered.is_object & (ordered.confidence < threshold)
         best = torch.cat(bests)
         return MaskResult(
             panoptic,
@@ -216,7 +257,23 @@ class MaskWisePostProcess:
             # As the authors have it: without a confident slot there is no score at all.
             torch.cat(scores) * (ordered.confidence >= least).any(),
             torch.where(free, 0.0, ordered.confidence[slot]),
+            {"class_threshold": unsure.sum(), **removed},
+            len(slots.confidence),
         )
+
+    @property
+    def ignore_class(self) -> int:
+        """Class id of void."""
+        return self.merge.ignore_class
+
+    @property
+    def area_limits(self) -> dict[str, int]:
+        """Name of a limit -> pixels, fewer than which a segment of its kind may not have."""
+        return self.merge.area_limits
+
+    def without_area_limits(self) -> "MaskWisePostProcess":
+        """The same for a part of an image, whose segments may go on outside of it."""
+        return _without_area_limits(self)
 
     def _order(self, mask_logits: Tensor, confidence: Tensor) -> Tensor:
         """Slots, the first to be pasted first; int64 ``[N]``."""
@@ -251,7 +308,15 @@ class SlotMerge:
         self.stuff_area_limit = stuff_area_limit
         self.divisor = divisor
 
-    def __call__(self, slot: Tensor, confident: Tensor, class_index: Tensor) -> Tensor:
+    @property
+    def area_limits(self) -> dict[str, int]:
+        """Name of a limit -> pixels."""
+        things, stuff = self.thing_area_limit, self.stuff_area_limit
+        return {"thing_area_limit": things, "stuff_area_limit": stuff}
+
+    def __call__(
+        self, slot: Tensor, confident: Tensor, class_index: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Merges one image.
 
         Args:
@@ -260,7 +325,8 @@ class SlotMerge:
             class_index: int64 ``[N]``, of the slots.
 
         Returns:
-            int32 ``[H, W]``, class * divisor, for things + 1 + slot.
+            int32 ``[H, W]``, class * divisor, for things + 1 + slot; and name of a limit ->
+            segments that it has removed, int64 ``[]``.
         """
         # All sums go over slots, of which there are few, not over pixels.
         area = torch.bincount(slot[confident], minlength=len(class_index))
@@ -274,13 +340,26 @@ class SlotMerge:
         number = torch.arange(1, len(class_index) + 1, device=slot.device) * is_thing
         value = self.class_ids.to(slot.device)[class_index] * self.divisor + number
         void = self.ignore_class * self.divisor
-        return torch.where(confident & stays[slot], value[slot], void).int()
+        small_stuff = (by_class > 0) & (by_class < self.stuff_area_limit)
+        removed = {
+            "thing_area_limit": (is_thing & ~stays & (area > 0)).sum(),
+            "stuff_area_limit": small_stuff[self.things :].sum(),
+        }
+        return torch.where(confident & stays[slot], value[slot], void).int(), removed
+
+
+def _without_area_limits(postprocess: PostProcess) -> PostProcess:
+    unlimited = copy(postprocess)
+    unlimited.merge = copy(postprocess.merge)
+    unlimited.merge.thing_area_limit = unlimited.merge.stuff_area_limit = 0
+    return unlimited
 
 
 def slot_classes(class_logits: Tensor) -> Slots:
     """The best class of each slot besides "no object"; class_logits ``[N, K + 1]``."""
-    confidence, class_index = class_logits.softmax(-1)[:, :-1].max(-1)
-    return Slots(class_index, confidence)
+    probability = class_logits.softmax(-1)
+    confidence, class_index = probability[:, :-1].max(-1)
+    return Slots(class_index, confidence, confidence > probability[:, -1])
 
 
 def upsampled_bands(logits: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:

@@ -5,6 +5,7 @@ Source: Cheng et al. 2020, "Panoptic-DeepLab", sec. 3.1; deeplab2
 O(HW) in the number of centres, and the same code runs on a CPU and on a GPU.
 """
 
+from copy import copy
 from typing import NamedTuple
 
 import torch
@@ -14,25 +15,57 @@ from torch import Tensor
 from axialseg.decoders.panoptic_deeplab import PanopticHeads
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.panoptic_map import CLASS_DIVISOR
+from axialseg.postprocess.restore import restore_labels, restore_values
 
 # Distances held at a time while grouping; about what stays in a core's cache.
 _DISTANCES_AT_A_TIME = 1 << 19
 
 
 class PanopticResult(NamedTuple):
-    """What a post-processing returns for one image; the last two fields are for mask AP.
+    """What a post-processing returns for one image.
 
     Attributes:
         panoptic: int32 ``[H, W]``, class * divisor + instance.
         semantic: int32 ``[H, W]``, class ids.
         instance: int32 ``[H, W]``, number of a thing pixel's centre, from 1; elsewhere 0.
         instance_score: float32 ``[H, W]``, heat-map value at that centre; else 0.
+        semantic_logits: ``[K, H, W]``, what the classes were chosen by; None if not known.
+        removed: name of a limit -> segments that it has removed, int64 ``[]``.
+        capacity: things that can be predicted for an image; None: any number.
     """
 
     panoptic: Tensor
     semantic: Tensor
     instance: Tensor
     instance_score: Tensor
+    semantic_logits: Tensor | None
+    removed: dict[str, Tensor]
+    capacity: int | None
+
+    def score_maps(
+        self, panoptic: Tensor, resized: tuple[int, int], divisor: int = CLASS_DIVISOR
+    ) -> tuple[Tensor, Tensor]:
+        """Scores of the pixels' classes and of their instances; both float32 ``[H', W']``.
+
+        Args:
+            panoptic: the panoptic map at the size wanted, ``[H', W']``.
+            resized: (height, width) of the image in the maps here, without padding.
+            divisor: of the map.
+        """
+        assert self.semantic_logits is not None
+        size = (panoptic.shape[0], panoptic.shape[1])
+        logits = self.semantic_logits.float()
+        normalizer = logits.logsumexp(0)
+        classes = panoptic // divisor
+        class_score = torch.zeros(size, device=panoptic.device)
+        for class_id in classes.unique().tolist():
+            if class_id < len(logits):
+                probability = (logits[class_id] - normalizer).exp()
+                restored = restore_values(probability[None], resized, size)[0]
+                class_score = torch.where(classes == class_id, restored, class_score)
+        instance_score = restore_labels(self.instance_score, resized, size)
+        is_thing = panoptic % divisor > 0  # stuff has no instance to be sure of
+        return class_score, torch.where(is_thing, instance_score, 1.0)
 
 
 class PanopticDeepLabPostProcess:
@@ -69,14 +102,12 @@ class PanopticDeepLabPostProcess:
     def __call__(self, outputs: PanopticHeads, size: tuple[int, int]) -> list[PanopticResult]:
         """Results of each image at the size (H, W); `outputs` are raw heads at any resolution."""
         heads = outputs.resized(size)
+        images = zip(heads.semantic, heads.center.float(), heads.offset.float(), strict=True)
         return [
-            self.single(semantic, center[0], offset)
-            for semantic, center, offset in zip(
-                heads.semantic.float().argmax(1),
-                heads.center.float(),
-                heads.offset.float(),
-                strict=True,
+            self.single(logits.float().argmax(0), center[0], offset)._replace(
+                semantic_logits=logits
             )
+            for logits, center, offset in images
         ]
 
     def single(self, semantic: Tensor, center: Tensor, offset: Tensor) -> PanopticResult:
@@ -87,7 +118,8 @@ class PanopticDeepLabPostProcess:
             center: float ``[H, W]``, centre heat-map.
             offset: float ``[2, H, W]``, (dy, dx) to the centre in pixels.
         """
-        centers = find_centers(center, self.center_threshold, self.nms_kernel, self.keep_centers)
+        found = find_centers(center, self.center_threshold, self.nms_kernel, None)
+        centers = best_centers(center, found, self.keep_centers)
         things = self.is_thing.to(semantic.device)[semantic]
         instance = group_pixels(centers, offset, things)
         scores = torch.cat([center.new_zeros(1), center[centers[:, 0], centers[:, 1]]])
@@ -99,7 +131,31 @@ class PanopticDeepLabPostProcess:
             self.stuff_area_limit,
             self.divisor,
         )
-        return PanopticResult(panoptic, semantic.int(), instance.int(), scores[instance])
+        stuff = torch.bincount(semantic[~things], minlength=1)
+        removed = {
+            "stuff_area_limit": ((stuff > 0) & (stuff < self.stuff_area_limit)).sum(),
+            "keep_centers": torch.tensor(len(found) - len(centers)),
+        }
+        return PanopticResult(
+            panoptic,
+            semantic.int(),
+            instance.int(),
+            scores[instance],
+            None,
+            removed,
+            self.keep_centers,
+        )
+
+    @property
+    def area_limits(self) -> dict[str, int]:
+        """Name of a limit -> pixels, fewer than which a segment of its kind may not have."""
+        return {"stuff_area_limit": self.stuff_area_limit}
+
+    def without_area_limits(self) -> "PanopticDeepLabPostProcess":
+        """The same for a part of an image, whose segments may go on outside of it."""
+        unlimited = copy(self)
+        unlimited.stuff_area_limit = 0
+        return unlimited
 
 
 def find_centers(
@@ -107,9 +163,7 @@ def find_centers(
 ) -> Tensor:
     """Local maxima of a heat-map ``[H, W]``, int64 ``[K, 2]`` (y, x) in row-major order.
 
-    Equal neighbours all survive. If there are more than `keep_centers` candidates, those whose
-    score is strictly above the `keep_centers`-th best remain, which can be fewer (as in the
-    original).
+    Equal neighbours all survive; of more than `keep_centers` the best, see `best_centers`.
     """
     scores = torch.where(heatmap > threshold, heatmap, 0.0)
     before = (nms_kernel - 1) // 2
@@ -118,12 +172,19 @@ def find_centers(
     # The maximum over a square is the maximum over its rows, then its columns.
     pooled = F.max_pool2d(F.max_pool2d(padded, (nms_kernel, 1), 1), (1, nms_kernel), 1)[0, 0]
     is_center = (scores == pooled) & (scores > 0)
-    centers = is_center.nonzero()
-    if keep_centers is not None and len(centers) > keep_centers:
-        candidates = scores[centers[:, 0], centers[:, 1]]
-        cutoff = candidates.topk(keep_centers).values[-1]
-        centers = centers[candidates > cutoff]
-    return centers
+    return best_centers(scores, is_center.nonzero(), keep_centers)
+
+
+def best_centers(heatmap: Tensor, centers: Tensor, keep_centers: int | None) -> Tensor:
+    """At most `keep_centers` of the centres ``[K, 2]``.
+
+    If there are more, those whose score is strictly above the `keep_centers`-th best remain, which
+    can be fewer (as in the original).
+    """
+    if keep_centers is None or len(centers) <= keep_centers:
+        return centers
+    scores = heatmap[centers[:, 0], centers[:, 1]]
+    return centers[scores > scores.topk(keep_centers).values[-1]]
 
 
 def group_pixels(centers: Tensor, offset: Tensor, things: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ with aligned corners; labels by nearest neighbour.
 
 from torch import Tensor
 
-from axialseg.layers.resize import resize_nearest
+from axialseg.layers.resize import resize_bilinear, resize_nearest
 
 
 def restore_labels(
@@ -24,3 +24,11 @@ def restore_labels(
     """
     height, width = resized_size
     return resize_nearest(labels[:height, :width], original_size)
+
+
+def restore_values(
+    values: Tensor, resized_size: tuple[int, int], original_size: tuple[int, int]
+) -> Tensor:
+    """The same of numbers ``[C, H, W]`` -> ``[C, height, width]``; offsets keep their unit."""
+    height, width = resized_size
+    return resize_bilinear(values[None, :, :height, :width], original_size)[0]

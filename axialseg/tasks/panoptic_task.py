@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from axialseg.inference.predict import PanopticPrediction, predict
+from axialseg.inference.predict import PanopticPrediction, PostProcess, predict
+from axialseg.inference.tiles import Tiles
 from axialseg.losses.losses import Losses
 from axialseg.tasks.training_task import ParameterGroups, TrainingTask
 
@@ -31,7 +32,7 @@ class PanopticTask(TrainingTask):
         self,
         net: nn.Module,
         loss: Callable[[Any, dict[str, Any]], Losses],
-        postprocess: Callable[..., Any],
+        postprocess: PostProcess,
         optimizer: Callable[[ParameterGroups], Optimizer] | None,
         parameter_groups: Callable[[nn.Module], ParameterGroups] | None,
         curve: Callable[[int], float] | None,
@@ -41,6 +42,8 @@ class PanopticTask(TrainingTask):
     ) -> None:
         super().__init__(net, loss, optimizer, parameter_groups, curve, seed, channels_last, config)
         self.postprocess = postprocess
+        self.tiles: Tiles | None = None
+        """How an evaluation cuts images that are too large for the network; None: not at all."""
 
     def training_losses(self, batch: dict[str, Any]) -> Losses:
         """The terms of the loss of the method."""
@@ -53,7 +56,7 @@ class PanopticTask(TrainingTask):
         self, batch: dict[str, Any], batch_idx: int
     ) -> list[PanopticPrediction]:
         """Predictions at the images' original resolution, in the order of the batch."""
-        return predict(self.net, self.postprocess, self.ordered(batch))
+        return predict(self.net, self.postprocess, self.ordered(batch), self.tiles)
 
 
 def _in_float32(outputs: Any) -> Any:

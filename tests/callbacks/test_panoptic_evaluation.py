@@ -13,6 +13,7 @@ from toy_panoptic import CATEGORIES, Heads, ToyData, ToyNet, toy_segments, toy_t
 from axialseg.callbacks.panoptic_evaluation import PanopticEvaluation
 from axialseg.loggers.csv import CsvLogger, read_table
 from axialseg.metrics.panoptic_quality import PanopticQuality
+from axialseg.metrics.segment_overlap import segment_overlap
 from axialseg.panoptic.panoptic_map import segments_from_panoptic_map
 
 
@@ -45,7 +46,7 @@ def test_scores_are_the_metric_of_all_images(tmp_path: Path) -> None:
         semantic = truth.semantic_map(0).copy()
         semantic[:, ::3] = 3
         panoptic = semantic * 65536 + (np.isin(semantic, (1, 2)))
-        metric.update(segments_from_panoptic_map(panoptic, 0), truth)
+        metric.update(segment_overlap(segments_from_panoptic_map(panoptic, 0), truth))
     expected = metric.compute()
     assert record["PQ"] == 100 * expected.all.pq
     assert record["PQ_things"] == 100 * expected.things.pq

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from scoring_cases import assert_repeats
 
 from axialseg.commands import attention, evaluate, train
 
@@ -46,7 +47,7 @@ def test_evaluation_repeats_the_metrics_to_the_last_digit(
 ) -> None:
     results = tmp_path / "results"
     command(evaluate.main, [f"run={run_folder}", f"output={results}"])
-    assert (results / "metrics.json").read_bytes() == (run_folder / "metrics.json").read_bytes()
+    assert_repeats(results, run_folder)
     listed = json.loads((results / "predictions.json").read_text())["annotations"]
     assert len(listed) == 4
     assert all((results / "predictions" / entry["file_name"]).is_file() for entry in listed)

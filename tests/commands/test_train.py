@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from scoring_cases import assert_repeats
 
 from axialseg.commands import evaluate, train
 from axialseg.commands.train import checkpoint_to_resume
@@ -63,7 +64,7 @@ def test_evaluation_repeats_the_metrics_to_the_last_digit(
     named = named.replace("RUN", str(run_folder))
     command(evaluate.main, [named, f"output={tmp_path / 'results'}"])
     results = tmp_path / "results"
-    assert (results / "metrics.json").read_bytes() == (run_folder / "metrics.json").read_bytes()
+    assert_repeats(results, run_folder)
     listed = json.loads((results / "predictions.json").read_text())["annotations"]
     assert len(listed) == 4
     assert all((results / "predictions" / entry["file_name"]).is_file() for entry in listed)
@@ -154,8 +155,7 @@ def test_checkpoint_without_a_run(
     assert "model=... and data=..." in refusal(evaluate.main, [f"ckpt={loose}"])
     named = ["data=shapes", *(line for line in tiny_run if "schedule" not in line)]
     command(evaluate.main, [f"ckpt={loose}", *named, f"output={tmp_path / 'results'}"])
-    ours = (tmp_path / "results/metrics.json").read_bytes()
-    assert ours == (run_folder / "metrics.json").read_bytes()
+    assert_repeats(tmp_path / "results", run_folder)
 
 
 def test_other_data_replace_the_runs(run_folder: Path, refusal_of_job: Refusal) -> None:

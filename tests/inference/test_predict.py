@@ -15,6 +15,7 @@ from axialseg.datasets.sample import PanopticSample
 from axialseg.datasets.transforms import EvalTransform
 from axialseg.inference.predict import predict
 from axialseg.metrics.panoptic_quality import PanopticQuality
+from axialseg.metrics.segment_overlap import segment_overlap
 from axialseg.panoptic.cityscapes_classes import CITYSCAPES
 from axialseg.panoptic.panoptic_map import PanopticSegments, segments_from_panoptic_map
 
@@ -75,7 +76,7 @@ def predictions(net: nn.Module, postprocess: Any, batch_size: int) -> tuple[list
         found += predict(net, postprocess, batch)
         for prediction, truth in zip(found[start:], batch["segments"], strict=True):
             segments = segments_from_panoptic_map(prediction.panoptic, CITYSCAPES.ignore_class)
-            quality.update(segments, truth)
+            quality.update(segment_overlap(segments, truth))
     return found, quality.compute()
 
 

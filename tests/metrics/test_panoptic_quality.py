@@ -13,6 +13,7 @@ from PIL import Image
 from torch.multiprocessing.spawn import spawn
 
 from axialseg.metrics.panoptic_quality import PanopticQuality, PanopticQualityResult
+from axialseg.metrics.segment_overlap import segment_overlap
 from axialseg.panoptic.categories import Categories, contiguous_categories
 from axialseg.panoptic.cityscapes_classes import CITYSCAPES
 from axialseg.panoptic.coco_classes import COCO
@@ -56,7 +57,7 @@ def score(
 ) -> PanopticQualityResult:
     metric = PanopticQuality(categories)
     for prediction, target in pairs:
-        metric.update(prediction, target)
+        metric.update(segment_overlap(prediction, target))
     return metric.compute()
 
 
@@ -244,13 +245,13 @@ def test_bad_input_is_refused() -> None:
     target = segments([[1, 1]], [1])
     metric = PanopticQuality(SMALL)
     with pytest.raises(ValueError, match=r"\(1, 3\).*\(1, 2\)"):
-        metric.update(segments([[1, 1, 1]], [1]), target)
+        metric.update(segment_overlap(segments([[1, 1, 1]], [1]), target))
     with pytest.raises(ValueError, match="segment 2 has no pixel"):
-        metric.update(segments([[1, 1]], [1, 2]), target)
+        metric.update(segment_overlap(segments([[1, 1]], [1, 2]), target))
     with pytest.raises(ValueError, match="class id 7"):
-        metric.update(segments([[1, 1]], [7]), target)
+        metric.update(segment_overlap(segments([[1, 1]], [7]), target))
     with pytest.raises(ValueError, match="class id 0"):
-        metric.update(target, segments([[1, 1]], [0]))
+        metric.update(segment_overlap(target, segments([[1, 1]], [0])))
 
 
 @pytest.mark.parametrize(
@@ -272,7 +273,7 @@ def test_deeplab2_goldens(name: str, categories: Categories, divisor: int) -> No
     metric = PanopticQuality(categories)
     for image in range(4):
         pair = read(f"{name}|pred{image}"), read(f"{name}|gt{image}")
-        metric.update(*pair)
+        metric.update(segment_overlap(*pair))
         one = table(score(categories, [pair]))
         np.testing.assert_allclose(one, goldens[f"{name}|pq_image{image}_iou_tp_fn_fp"], atol=1e-9)
     result = metric.compute()
@@ -287,7 +288,7 @@ def test_states_sum_and_reset() -> None:
     target = segments([[1, 1, 2, 2]], [1, 3])
     metric = PanopticQuality(SMALL)
     for _ in range(3):
-        metric.update(target, target)
+        metric.update(segment_overlap(target, target))
     assert metric.iou.dtype == torch.float64
     assert metric.tp.dtype == metric.fp.dtype == metric.fn.dtype == torch.int64
     assert metric.tp.tolist() == [3, 0, 3, 0]

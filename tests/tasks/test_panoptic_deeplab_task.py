@@ -190,10 +190,10 @@ def test_channels_last_reaches_the_net_and_changes_no_number(tmp_path: Path) -> 
 
 def test_validation_step_predicts_at_the_original_size() -> None:
     task = toy_task().eval()
-    batch = collate([ToyData().val_dataset.read(index) for index in (4, 5)])
+    batch = collate([(index, ToyData().val_dataset.read(index)) for index in (4, 5)])
     predictions = task.validation_step(batch, 0)
     assert [prediction.image_id for prediction in predictions] == [4, 5]
-    assert [prediction.file_name for prediction in predictions] == ["toy/004.jpg", "toy/005.jpg"]
+    assert [prediction.file_name for prediction in predictions] == ["004.jpg", "005.jpg"]
     for prediction in predictions:
         assert prediction.panoptic.shape == prediction.semantic.shape == (SIZE, SIZE)
         assert prediction.panoptic.dtype == prediction.semantic.dtype == np.int32

@@ -1,0 +1,183 @@
+"""Scores anyone's predictions from files in COCO's panoptic format, without a model."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from axialseg.datasets.sample import PanopticDataset, PanopticTruth, TruthDataset
+from axialseg.errors import UserError
+from axialseg.evaluation.image_score import ImageScore, score_segments
+from axialseg.formats.coco_annotations import (
+    CocoPanopticAnnotations,
+    parse_annotations,
+    read_annotations,
+    read_segments,
+)
+from axialseg.formats.json_file import read_json
+from axialseg.panoptic.categories import Categories
+from axialseg.panoptic.panoptic_map import PanopticSegments
+
+
+class ReadPrediction(NamedTuple):
+    """The prediction for one image.
+
+    Attributes:
+        segments: those that the JSON file lists, in its order.
+        scores: float64 ``[P]``; None if the file has none.
+    """
+
+    segments: PanopticSegments
+    scores: NDArray[np.float64] | None
+
+
+class PredictionFiles:
+    """A panoptic JSON file with its PNGs.
+
+    Args:
+        path: the JSON file, or a folder that holds one. The PNGs are in the folder beside the JSON
+            that has its name without suffix, or beside it.
+        categories: the classes of the data set.
+
+    Raises:
+        UserError: a file is missing or is something else, or names an unknown class.
+    """
+
+    def __init__(self, path: str | Path, categories: Categories) -> None:
+        self.path = table_of(Path(path))
+        self._annotations = _annotations(self.path, categories)
+        beside = self.path.with_suffix("")
+        self._folder = beside if beside.is_dir() else self.path.parent
+        ids = enumerate(self._annotations.image_ids.tolist())
+        self._places = {str(image_id): place for place, image_id in ids}
+        self._scores = self._read_scores()
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._places)
+
+    def read(self, image_id: int | str, file_name: str, size: tuple[int, ...]) -> ReadPrediction:
+        """The prediction for an image of the data set.
+
+        Args:
+            image_id: as the data set has it.
+            file_name: of the image, for messages.
+            size: (height, width) of the ground truth.
+
+        Raises:
+            UserError: there is none, or its files do not fit the image or each other.
+        """
+        place = self._places.get(str(image_id))
+        if place is None:
+            raise UserError(
+                f"{self.path} has no prediction for the image {image_id} ({file_name}); it has "
+                f"{len(self)} others: give the file of this data set and split, with all images."
+            )
+        height, width = size
+        segments = read_segments(self._annotations, place, self._folder, (height, width))
+        start, end = self._annotations.offsets[place : place + 2]
+        scores = None if self._scores is None else self._scores[start:end]
+        return ReadPrediction(segments, scores)
+
+    def _read_scores(self) -> NDArray[np.float64] | None:
+        """``score`` of all segments, which is no part of the format; None unless all have one."""
+        if not len(self._annotations.segment_ids):
+            return np.zeros(0)
+        if b'"score"' not in self.path.read_bytes():
+            return None
+        rows = [
+            row.get("score")
+            for annotation in read_json(self.path)["annotations"]
+            for row in annotation["segments_info"]
+        ]
+        known = all(isinstance(score, int | float) for score in rows)
+        return np.array(rows, np.float64) if known else None
+
+
+def _annotations(path: Path, categories: Categories) -> CocoPanopticAnnotations:
+    """The file's content; it may leave out the images, as official scorers allow."""
+    content = read_json(path)
+    if isinstance(content, dict) and "images" not in content:
+        rows = content.get("annotations", [])
+        content["images"] = [{"id": r["image_id"], "file_name": r["file_name"]} for r in rows]
+        return parse_annotations(path, content, categories)
+    return read_annotations(path, categories)
+
+
+def table_of(path: Path) -> Path:
+    """The JSON file that `predictions=` means.
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
+    if not path.is_dir():
+        return path
+    if (path / "predictions.json").is_file():
+        return path / "predictions.json"
+    found = [*path.glob("*.json"), *path.parent.glob(f"{path.name}.json")]
+    if len(found) != 1:
+        names = ", ".join(sorted(file.name for file in found)) or "none"
+        raise UserError(f"{path} must hold one JSON file of predictions (there is {names})")
+    return found[0]
+
+
+def rescore(
+    dataset: PanopticDataset,
+    predictions: PredictionFiles,
+    with_boundary: bool = False,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[ImageScore]:
+    """Scores the images of a data set that have ground truth, on all cores.
+
+    The semantic segmentation is that of the panoptic one, since the files have no other: mIoU then
+    counts what was left out of it (small segments) as errors.
+
+    Args:
+        dataset: with its ground truth.
+        predictions: of all its images.
+        with_boundary: score boundaries as well.
+        progress: told the number of images that are done.
+
+    Raises:
+        UserError: a file of either is missing, damaged or does not fit.
+    """
+    score = partial(_score, dataset, predictions, with_boundary)
+    images = []
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        # In parts, so that not all images are in memory, and an error ends it soon.
+        for start in range(0, len(dataset), 64):
+            part = range(start, min(start + 64, len(dataset)))
+            images += [image for image in threads.map(score, part) if image is not None]
+            progress(part.stop)
+    return images
+
+
+def _score(
+    dataset: PanopticDataset, predictions: PredictionFiles, with_boundary: bool, position: int
+) -> ImageScore | None:
+    segments, image_id, file_name = _truth(dataset, position)
+    if segments is None:
+        return None
+    found = predictions.read(image_id, file_name, segments.id_map.shape)
+    image = score_segments(
+        position, file_name, found.segments, segments, dataset.categories, with_boundary
+    )
+    empty = int((image.overlap.predicted_area == 0).sum())
+    if empty:
+        raise UserError(
+            f"{predictions.path} lists {empty} segments of the image {image_id} that are not in "
+            "its PNG; official scorers refuse that, too: write both anew."
+        )
+    return image._replace(scores=found.scores)
+
+
+def _truth(dataset: PanopticDataset, position: int) -> PanopticTruth:
+    if isinstance(dataset, TruthDataset):
+        return dataset.read_truth(position)
+    sample = dataset.read(position)
+    return PanopticTruth(sample.segments, sample.image_id, sample.file_name)
