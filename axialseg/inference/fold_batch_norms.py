@@ -5,8 +5,9 @@ it: its kernels times a, and a bias. (Jacob et al. 2018, "Quantization and Train
 Networks", sec. 3.2.) The numbers are the same up to rounding.
 
 What has no convolution in front stays: the norms of similarities and of retrieved values in the
-attention layers, which stand behind products of two features, and the one of MaX-DeepLab's mask
-logits. (Axial attention's queries, keys and values do come from a convolution, and theirs folds.)
+attention layers and of clusters, which stand behind products of two features, and the one of
+MaX-DeepLab's mask logits. (Axial attention's queries, keys and values do come from a convolution,
+and theirs folds.)
 """
 
 import copy

@@ -8,7 +8,7 @@ from published_models import model_config
 from torch import Tensor, nn
 
 from axialseg.build import build_net
-from axialseg.decoders.max_deeplab import MaxDeepLabHeads
+from axialseg.decoders.max_deeplab import MaskPredictor
 from axialseg.inference.fold_batch_norms import fold_batch_norms
 from axialseg.layers.axial_attention import AxialAttention
 from axialseg.layers.batch_norm import BatchNorm
@@ -16,7 +16,13 @@ from axialseg.layers.convolution import ConvNorm, SeparableConvNormAct
 from axialseg.layers.dual_path_transformer import NormalizedAttention
 from axialseg.panoptic.cityscapes_classes import CITYSCAPES
 
-TINY = ("axial_deeplab_tiny", "axial_hybrid_tiny", "axial_swidernet_tiny", "max_deeplab_tiny")
+TINY = (
+    "axial_deeplab_tiny",
+    "axial_hybrid_tiny",
+    "axial_swidernet_tiny",
+    "max_deeplab_tiny",
+    "kmax_tiny",
+)
 BIGGER = ("axial_deeplab_s",)
 SIZE = (33, 49)
 
@@ -46,7 +52,10 @@ def image_and_valid(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def outputs(net: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     with torch.inference_mode():
-        return net(*image_and_valid(dtype))._asdict()
+        heads = net(*image_and_valid(dtype))._asdict()
+    for i, auxiliary in enumerate(heads.pop("auxiliary", ())):  # kMaX-DeepLab's
+        heads |= {f"{i}.{name}": value for name, value in auxiliary._asdict().items()}
+    return heads
 
 
 def distance(one: Tensor, two: Tensor) -> float:
@@ -81,7 +90,8 @@ def test_only_the_norms_without_a_convolution_stay(model: str) -> None:
         if isinstance(norm, BatchNorm)
         and (
             isinstance(module, AxialAttention | NormalizedAttention)
-            or (isinstance(module, MaxDeepLabHeads) and child == "mask_norm")
+            or child == "kmeans_norm"
+            or (isinstance(module, MaskPredictor) and child == "mask_norm")
         )
     }
     left = {name for name, module in folded.named_modules() if isinstance(module, BatchNorm)}

@@ -1,11 +1,21 @@
 """A tiny kMaX-DeepLab against the authors' numbers: one whole training step."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 from golden_data import arrays, assert_close, nchw, unit
 from published_models import manifest as read_manifest
-from tiny_kmax import HEADS, NAME, check_heads, golden_image, golden_net, tiny_model
+from tiny_kmax import (
+    HEADS,
+    NAME,
+    check_heads,
+    golden_image,
+    golden_net,
+    tiny_model,
+    tiny_net,
+)
 from torch import Tensor, nn
 from training_step import (
     by_their_names,
@@ -184,3 +194,55 @@ def check_groups(net: nn.Module, groups: list[dict]) -> None:
         lr, decay = facts[id(parameters[names[full_name(str(name))]])]
         assert lr == pytest.approx(5e-5 if slow else 5e-4), name
         assert decay == (0.05 if decayed else 0.0), name
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_every_weight_learns_from_finite_numbers(autocast: bool) -> None:
+    """In half precision too; the heads and the loss are in float32 all the same."""
+    net, optimizer = tiny_net().train(), None
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            heads = net(golden_image())
+            losses = loss()(heads, targets())
+        assert losses.total.dtype == torch.float32
+        for part in (heads, *heads.auxiliary):
+            assert part.mask_logits.dtype == part.class_logits.dtype == torch.float32
+            assert part.mask_logits.isfinite().all()
+        losses.total.mean().backward()
+        for name, parameter in net.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+        optimizer = optimizer or Adam(parameter_groups(net, 1e-3, 0.05, 0.1, decay_tables=False))
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+class Plain(nn.Module):
+    """A backbone that gives its features only, activated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels = {f"res{k}": 4 * k for k in range(1, 6)}
+        self.strides = {f"res{k}": 2**k for k in range(1, 6)}
+        widths = [3, *self.channels.values()]
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in pairwise(widths))
+
+    def forward(self, image: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
+        features, x = {}, image / 127.5 - 1
+        for name, conv in zip(self.channels, self.convs, strict=True):
+            features[name] = x = conv(x).relu()
+        return features
+
+
+def test_any_backbone_will_do() -> None:
+    net = build(tiny_model().net, backbone=Plain(), semantic_channels=134)
+    losses = loss()(net(golden_image()), targets())
+    losses.total.mean().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+def test_wrong_stages_of_the_pixel_decoder_are_refused() -> None:
+    with pytest.raises(Exception, match="one entry per stage, at most 5; got 4, 2 and 4"):
+        tiny_net("model.net.pixel_decoder.blocks=[1,1]")
+    with pytest.raises(Exception, match="3 heads do not divide 16 channels"):
+        tiny_net("model.net.transformer.heads=3")
