@@ -14,7 +14,7 @@ from axialseg.commands.complexity import classes_of
 from axialseg.costs.training_memory import LiveBytes, make_optimizer, training_step
 from axialseg.machine.peak_memory import in_fresh_process
 from axialseg.panoptic.coco_classes import COCO
-from benchmarks.memory_planner import measure, plan
+from benchmarks.memory_planner import measure, measure_process, plan, plan_process
 
 Command = Callable[[Callable[[], None], list[str]], None]
 Refusal = Callable[[Callable[[], None], list[str]], str]
@@ -129,6 +129,12 @@ def test_planned_peak_is_the_measured_one() -> None:
     arguments = ["model=axial_hybrid_tiny", "crop=[129,129]"]
     measured = in_fresh_process(measure, arguments, 4)
     assert in_fresh_process(plan, arguments, 4) == pytest.approx(measured, rel=0.15)
+
+
+def test_planned_process_is_the_measured_one() -> None:
+    arguments = ["model=axial_hybrid_tiny", "crop=[257,257]"]
+    measured = in_fresh_process(measure_process, arguments, 4)
+    assert in_fresh_process(plan_process, arguments, 4) == pytest.approx(measured, rel=0.1)
 
 
 def test_classifier_without_its_data(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
