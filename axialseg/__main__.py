@@ -16,6 +16,7 @@ Examples
   python -m axialseg check-data data=coco data.root=<folder>
   python -m axialseg memory model=axial_deeplab_l data=coco gpu=80GiB
   python -m axialseg download                                 # lists the published checkpoints
+  python -m axialseg predict ckpt=<run or name> images=<file or folder> out=<folder>
 
 Commands: python -m axialseg <command> --help says how to use one.
 """

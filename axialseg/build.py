@@ -158,6 +158,12 @@ def _build_net(model: DictConfig, facts: dict[str, Any]) -> nn.Module:
     return build(model.net, backbone=backbone, **_asked_for(model.net, facts))
 
 
+def build_postprocess(model: DictConfig, categories: Classes) -> Any | None:
+    """From the network's heads to label maps; None for a classifier."""
+    node = model.postprocess
+    return build(node, **_asked_for(node, class_facts(categories))) if node else None
+
+
 def build_task(cfg: DictConfig, categories: Classes) -> "pl.LightningModule":
     """The network with its loss, post-processing and optimisation, weights as initialised.
 
@@ -165,9 +171,8 @@ def build_task(cfg: DictConfig, categories: Classes) -> "pl.LightningModule":
     """
     model, schedule = cfg.model, cfg.schedule
     facts = class_facts(categories)
-    parts = {}
-    if model.postprocess:
-        parts["postprocess"] = build(model.postprocess, **_asked_for(model.postprocess, facts))
+    postprocess = build_postprocess(model, categories)
+    parts = {} if postprocess is None else {"postprocess": postprocess}
     return build(
         model.task,
         net=build_net(model, categories),

@@ -110,8 +110,9 @@ def load(source: str | Path, trust: Collection[str] = ()) -> "LoadedModel":
     of its model is only built from parts that cannot run code of whoever wrote it.
 
     Args:
-        source: folder of a run (its last checkpoint is taken), checkpoint file of a run, or the
-            name of a published checkpoint that was fetched.
+        source: folder of a run (its last checkpoint is taken), folder that `python -m axialseg
+            share` has made, checkpoint file of a run, or the name of a published checkpoint that
+            was fetched.
         trust: packages, as "mypackage", that its model may be built of too.
 
     Raises:
@@ -120,8 +121,9 @@ def load(source: str | Path, trust: Collection[str] = ()) -> "LoadedModel":
     """
     from omegaconf import OmegaConf
 
-    from axialseg.build import build_classes, build_net
+    from axialseg.build import build, build_classes, build_net, build_postprocess
     from axialseg.checkpoints.initial import load_trained_weights
+    from axialseg.checkpoints.model_folder import WEIGHTS, read_description
     from axialseg.checkpoints.own_weights import stored_run
     from axialseg.checkpoints.run_checkpoints import newest_checkpoint
     from axialseg.checkpoints.sources import find_source
@@ -131,20 +133,33 @@ def load(source: str | Path, trust: Collection[str] = ()) -> "LoadedModel":
     path = Path(source).expanduser()
     if (path / ".hydra").is_dir():
         path = newest_checkpoint(path) or path / "checkpoints" / "last.ckpt"
+    elif (path / WEIGHTS).is_file():
+        path = path / WEIGHTS
     published = None if path.exists() else published_checkpoints().get(str(source))
     path = path if path.exists() else find_source(source)
     classes = None
     if published is not None:
         config = _published_config(published)
     else:
-        stored, classes = stored_run(path)
+        stored = read_description(path)
+        classes = stored.get("classes")
+        if not stored:
+            stored, classes = stored_run(path)
         used = {key: stored[key] for key in ("model", "data")}
         config = accepted(used, str(path), trust)
     cfg = OmegaConf.create(config)
     categories = build_classes(cfg.data) if classes is None else _from_plain(classes)
     net = build_net(cfg.model, categories)
     step = load_trained_weights(net, path)
-    return LoadedModel(cfg.model.name, net.eval(), categories, config, step)
+    return LoadedModel(
+        cfg.model.name,
+        net.eval(),
+        categories,
+        config,
+        step,
+        build(cfg.data.eval_transform, crop_size=list(cfg.data.eval_size)),
+        build_postprocess(cfg.model, categories),
+    )
 
 
 def _published_config(row: PublishedCheckpoint) -> dict[str, Any]:

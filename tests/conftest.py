@@ -62,6 +62,18 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(scope="session")
+def trained_run(tiny_run: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of that run, trained; to be left as it is."""
+    from axialseg.commands import train
+
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["train.py", *tiny_run, f"hydra.run.dir={folder}"])
+        train.main()
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_max_run(tiny_run: list[str]) -> list[str]:
     """The same for MaX-DeepLab."""
     others = [line for line in tiny_run if not line.startswith("model")]

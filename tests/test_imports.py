@@ -31,7 +31,10 @@ ALLOWED = {
     "evaluation": {
         *("datasets", "errors", "formats", "machine", "metrics", "panoptic", "visualization"),
     },
-    "inference": {"datasets", "decoders", "errors", "layers", "panoptic", "postprocess"},
+    "inference": {
+        *("datasets", "decoders", "errors", "formats", "layers", "panoptic", "postprocess"),
+        "visualization",
+    },
     "checkpoints": {"backbones", "decoders", "layers", "models", "errors", "machine"},
     "loggers": {"machine"},
     "tasks": {"checkpoints", "errors", "inference", "losses"},
@@ -52,8 +55,8 @@ ALLOWED = {
     "commands": {
         "recipes",
         *("build", "callbacks", "checkpoints", "config", "costs", "data_check", "data_import"),
-        *("datasets", "errors", "evaluation"),
-        *("inference", "launch", "layers", "machine", "panoptic", "tasks", "visualization"),
+        *("datasets", "errors", "evaluation", "inference", "launch", "layers", "machine"),
+        *("model_zoo", "panoptic", "tasks", "visualization"),
     },
 }
 # Libraries that a part must do without.

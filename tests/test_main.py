@@ -40,7 +40,7 @@ def test_lists_the_commands(
     command(dispatcher.main, arguments)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "usage: python -m axialseg <command> ..."
-    assert sum(line.startswith("  python -m axialseg ") for line in lines) == 3
+    assert sum(line.startswith("  python -m axialseg ") for line in lines) == 4
     start = max(number for number, line in enumerate(lines) if not line)
     listed = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines[start + 1 :]}
     assert set(listed) == set(dispatcher.command_files()) >= {"complexity", "train", "evaluate"}

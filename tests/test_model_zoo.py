@@ -19,7 +19,6 @@ from omegaconf import OmegaConf
 import axialseg
 from axialseg.build import build_net_on_meta
 from axialseg.checkpoints.published import converted_path, published_checkpoint
-from axialseg.commands import train
 from axialseg.config.compose import compose_shipped
 from axialseg.config.schema import conf_dir
 from axialseg.datasets.image_classes import ImageClasses
@@ -185,12 +184,8 @@ class TestUsersHydra:
 
 
 @pytest.fixture(scope="module")
-def run_folder(tiny_run: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "one"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["train.py", *tiny_run, f"hydra.run.dir={folder}"])
-        train.main()
-    return folder
+def run_folder(trained_run: Path) -> Path:
+    return trained_run
 
 
 class TestLoad:

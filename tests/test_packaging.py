@@ -89,7 +89,7 @@ def run_installed(installed: Path, folder: Path, *line: str) -> subprocess.Compl
 
 
 def test_scripts_of_the_wheel(installed: Path, tiny_run: list[str], tmp_path: Path) -> None:
-    """Train and evaluate, by the hint that the training gave."""
+    """Train, evaluate and predict, each by the hint that the one before gave."""
     lines = [line for line in tiny_run if "max_steps" not in line and "interval" not in line]
     run = "hydra.run.dir=run"
     trained = run_installed(
@@ -100,6 +100,12 @@ def test_scripts_of_the_wheel(installed: Path, tiny_run: list[str], tmp_path: Pa
     evaluated = run_installed(installed, tmp_path, "axialseg-evaluate", "run=run")
     assert evaluated.returncode == 0, evaluated.stderr
     assert (tmp_path / "run/evaluation/metrics.json").is_file()
+    (picture, *_) = (tmp_path / "run").rglob("*.png")
+    predicted = run_installed(
+        installed, tmp_path, "axialseg", "predict", "ckpt=run", f"images={picture}", "out=out"
+    )
+    assert predicted.returncode == 0, predicted.stderr
+    assert len(list((tmp_path / "out").iterdir())) == 3
 
 
 def test_help_names_what_exists(installed: Path, tmp_path: Path) -> None:

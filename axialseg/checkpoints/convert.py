@@ -4,15 +4,13 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from axialseg.checkpoints.load_report import LoadReport, compare
-from axialseg.checkpoints.own_weights import DIGEST, STEPS, digest
+from axialseg.checkpoints.own_weights import STEPS, write_safetensors
 from axialseg.checkpoints.tensorflow.tensor_bundle import find_prefix
 from axialseg.checkpoints.tensorflow.tensorflow_weights import open_tensorflow_weights
 from axialseg.errors import UserError
-from axialseg.machine.whole_file import whole_file
 
 _BLOCK_BYTES = 1 << 20
 
@@ -50,9 +48,8 @@ def convert(path: Path, output: Path, net: nn.Module, facts: Mapping[str, str]) 
         **facts,
         "source_sha256": _sha256_of_files(find_prefix(path)),
         STEPS: str(stored.steps),
-        DIGEST: digest(tensors),
     }
-    _save(tensors, output, metadata)
+    write_safetensors(tensors, output, metadata)
     return report
 
 
@@ -65,14 +62,3 @@ def _sha256_of_files(prefix: Path) -> str:
             while block := stream.read(_BLOCK_BYTES):
                 total.update(block)
     return total.hexdigest()
-
-
-def _save(tensors: dict[str, Tensor], output: Path, metadata: dict[str, str]) -> None:
-    try:
-        with whole_file(output) as draft:
-            draft.touch()
-            mode = draft.stat().st_mode  # that new files have here; save_file makes private ones
-            save_file(tensors, draft, metadata)
-            draft.chmod(mode)
-    except OSError as error:
-        raise UserError(f"{output} cannot be written ({error.strerror})") from error

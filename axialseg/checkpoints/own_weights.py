@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from axialseg.checkpoints.axial_resnet_release import (
@@ -20,6 +21,7 @@ from axialseg.checkpoints.axial_resnet_release import (
 from axialseg.checkpoints.run_checkpoints import check_whole, load_plain
 from axialseg.checkpoints.stored_weights import BACKBONE, StoredTensor, StoredWeights, part_of
 from axialseg.errors import UserError
+from axialseg.machine.whole_file import whole_file
 
 SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
 NET = "net"  # of the network inside the LightningModules
@@ -93,6 +95,25 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
         values = tensors[name].contiguous().flatten().view(torch.uint8).numpy()
         total.update(values.data)
     return total.hexdigest()
+
+
+def write_safetensors(
+    tensors: Mapping[str, Tensor], output: Path, metadata: Mapping[str, str]
+) -> None:
+    """Writes a .safetensors file, which appears only when it is complete, with its `digest`.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    try:
+        with whole_file(output) as draft:
+            draft.touch()
+            mode = draft.stat().st_mode  # that new files have here; save_file makes private ones
+            save_file(plain, draft, {**metadata, DIGEST: digest(plain)})
+            draft.chmod(mode)
+    except OSError as error:
+        raise UserError(f"{output} cannot be written ({error.strerror})") from error
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str], int]:

@@ -219,6 +219,35 @@ class AttentionConf(ConvertConf):
 
 
 @dataclass
+class PredictConf:
+    """Top level of `conf/predict.yaml`."""
+
+    ckpt: str = MISSING
+    images: str = MISSING
+    out: str = MISSING
+    things_only: bool = False
+    min_score: float = 0.0
+    scales: list[float] | None = None
+    flip: bool = False
+    tile: list[int] | None = None
+    batch: int = 1
+    fold_batch_norms: bool = True
+    device: str = "auto"
+    precision: str = "32"
+    trust: list[str] = field(default_factory=list)
+
+
+@dataclass
+class ShareConf:
+    """Top level of `conf/share.yaml`."""
+
+    ckpt: str = MISSING
+    out: str = MISSING
+    license: str = "other"
+    trust: list[str] = field(default_factory=list)
+
+
+@dataclass
 class ComplexityConf(ConvertConf):
     """Top level of `conf/complexity.yaml`."""
 
@@ -287,6 +316,8 @@ SCHEMAS = {
     "evaluate": EvaluateConf,
     "convert": ConvertConf,
     "attention": AttentionConf,
+    "predict": PredictConf,
+    "share": ShareConf,
     "complexity": ComplexityConf,
     "memory": MemoryConf,
     "check_data": CheckDataConf,

@@ -1,11 +1,19 @@
 """A network with what one must know to use it."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Unpack, overload
 
+import torch
 from torch import nn
 
 from axialseg.datasets.image_classes import ImageClasses
+from axialseg.errors import UserError
+from axialseg.inference.explain import AttentionExplanation, explain_attention
+from axialseg.inference.fold_batch_norms import fold_batch_norms
+from axialseg.inference.pictures import PictureLike, as_picture
+from axialseg.inference.segmentation import Segmentation
+from axialseg.inference.segmenter import Options, Segmenter
 from axialseg.panoptic.categories import Categories
 
 
@@ -21,6 +29,8 @@ class LoadedModel:
         config: plain `model` (its `postprocess` too) and `data` (its `eval_transform` too) that
             belong to the weights.
         step: optimiser steps behind the weights; 0 if unknown.
+        transform: prepares an image, uint8 ``[H, W, 3]``, as the evaluation does.
+        postprocess: raw heads -> label maps; None for a classifier.
     """
 
     name: str
@@ -28,3 +38,70 @@ class LoadedModel:
     categories: Categories | ImageClasses
     config: dict[str, Any]
     step: int
+    transform: Any
+    postprocess: Any = None
+
+    @overload
+    def predict(self, images: list[Any], **options: Unpack[Options]) -> list[Segmentation]: ...
+
+    @overload
+    def predict(self, images: PictureLike, **options: Unpack[Options]) -> Segmentation: ...
+
+    def predict(
+        self, images: PictureLike | list[Any], **options: Unpack[Options]
+    ) -> Segmentation | list[Segmentation]:
+        """Segments an image, or each of a list.
+
+        Args:
+            images: a path, a picture of Pillow, an array uint8 ``[H, W, 3]``, a tensor uint8
+                ``[3, H, W]``, or a list of such; any size.
+            options: `things_only`, `min_score`, `scales`, `flip`, `tile`, `batch` and
+                `precision`, see `Options`.
+
+        Raises:
+            UserError: an image cannot be read, or the model classifies whole images.
+            TypeError: see `as_picture`; ValueError alike.
+        """
+        segmenter = self.segmenter(options)
+        if isinstance(images, list):
+            return list(segmenter(images))
+        return next(segmenter([images]))
+
+    def segmenter(self, options: Options, fold: bool = True) -> Segmenter:
+        """What segments a stream of images, one after the other; see `predict`.
+
+        Args:
+            options: see `Options`.
+            fold: batch norms into the convolutions, see `fold_batch_norms`.
+        """
+        if not isinstance(self.categories, Categories):
+            raise UserError(f"{self.name} classifies whole images; segment with another model")
+        net = self._folded if fold else self.net
+        return Segmenter(net, self.postprocess, self.transform, self.categories, options)
+
+    def explain(
+        self, image: PictureLike, pixel: tuple[int, int], layer: str | None = None
+    ) -> AttentionExplanation:
+        """What a pixel of an image attends to.
+
+        Args:
+            image: see `predict`.
+            pixel: (y, x) in the image.
+            layer: name of an axial attention layer or of a block, or a part of it; None is the
+                last block of the backbone.
+
+        Raises:
+            UserError: the model has no such layer, or the pixel is none of those it sees.
+        """
+        return explain_attention(
+            self.net, self.transform, as_picture(image).pixels, pixel, layer, self.name
+        )
+
+    def to(self, device: str | torch.device) -> "LoadedModel":
+        """The same with the network on another device; the network itself is moved."""
+        return replace(self, net=self.net.to(device))
+
+    @cached_property
+    def _folded(self) -> nn.Module:
+        """The network for inference; later changes of `net` do not reach it."""
+        return fold_batch_norms(self.net)

@@ -1,6 +1,7 @@
 """What all training shares: optimisation, randomness, skipped steps."""
 
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict
@@ -171,8 +172,9 @@ class TrainingTask(pl.LightningModule, ABC):
         if self.trainer.is_global_zero:
             log.warning(
                 "To run this step alone, on the same images with the same random numbers:\n"
-                "python train.py --config-path %s --config-name config resume=%s "
+                "%s --config-path %s --config-name config resume=%s "
                 "trainer.max_steps=%d trainer.limit_val_batches=0 hydra.run.dir=%s",
+                os.environ.get("AXIALSEG_START", "python train.py"),
                 *(folder / ".hydra", file, self.global_step + 1),
                 folder / f"step_{self.global_step}",
             )

@@ -15,7 +15,7 @@ from reference_checkpoint import (
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from axialseg.checkpoints import convert as convert_module
+from axialseg.checkpoints import own_weights
 from axialseg.checkpoints.convert import convert
 from axialseg.checkpoints.initial import load_initial_weights
 from axialseg.checkpoints.own_weights import digest
@@ -84,7 +84,7 @@ def test_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     output = tmp_path / "x.safetensors"
     output.write_bytes(b"old")
-    monkeypatch.setattr(convert_module, "save_file", fail)
+    monkeypatch.setattr(own_weights, "save_file", fail)
     with pytest.raises(UserError, match=r"x\.safetensors cannot be written \(No space left"):
         convert(PREFIX, output, tiny_net(), {})
     assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]

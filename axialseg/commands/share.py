@@ -1,0 +1,78 @@
+"""`python -m axialseg share`: a trained model as a folder for others, with its model card."""
+
+from pathlib import Path
+from typing import Any
+
+from axialseg.commands.command_line import compose_config, run_tool
+
+USAGE = (
+    "python -m axialseg share ckpt=<run, checkpoint or published name> out=<folder> "
+    "[license=other]\n\nIt uploads nothing; `hf upload <user>/<name> <folder>` of the package "
+    "huggingface_hub does."
+)
+
+
+def main() -> None:
+    """The command."""
+    run_tool(share, USAGE)
+
+
+def share(arguments: list[str]) -> None:
+    """Writes weights, config and model card in the layout of the Hugging Face hub.
+
+    Args:
+        arguments: overrides of `conf/share.yaml`.
+
+    Raises:
+        UserError: a wrong setting, or the model cannot be read or written.
+    """
+    cfg = compose_config("share", arguments)
+
+    # Only now: torch takes seconds, and a wrong command line shall not wait for it.
+    from dataclasses import asdict
+
+    from axialseg.checkpoints.model_card import RunFacts, facts_of_run, model_card
+    from axialseg.checkpoints.model_folder import write_model_folder
+    from axialseg.checkpoints.published import published_checkpoints
+    from axialseg.model_zoo import load
+    from axialseg.panoptic.categories import Categories
+
+    model = load(cfg.ckpt, cfg.trust)
+    run = _run_folder(Path(cfg.ckpt))
+    published = published_checkpoints().get(cfg.ckpt)
+    facts = RunFacts(data=published.data if published else "")
+    if run is not None:
+        facts = facts_of_run(run, model.step)
+    classes = model.categories
+    segments = isinstance(classes, Categories)
+    names = [c.name for c in classes.classes] if isinstance(classes, Categories) else classes.names
+    card = model_card(
+        model.name,
+        segments,
+        model.step,
+        sum(values.numel() for values in model.net.parameters()),
+        names,
+        facts,
+        cfg.license,
+    )
+    description = {**_without_places(model.config), "classes": asdict(classes)}
+    folder = Path(cfg.out)
+    write_model_folder(
+        folder, model.net.state_dict(), model.step, description, card, facts.pictures
+    )
+    print(f"written: {folder}\nto open it:     axialseg.load({str(folder)!r})")
+    print(f"to publish it:  hf upload <user>/<name> {folder}    # read README.md first")
+
+
+def _without_places(config: dict[str, Any]) -> dict[str, Any]:
+    """Model and data without the folders of this machine."""
+    model = {**config["model"], "initial_checkpoint": None}
+    return {"model": model, "data": {**config["data"], "root": "data"}}
+
+
+def _run_folder(checkpoint: Path) -> Path | None:
+    """The run that is meant, or in whose folder the checkpoint lies."""
+    for folder in (checkpoint, checkpoint.absolute().parent.parent):
+        if (folder / ".hydra").is_dir():
+            return folder
+    return None
