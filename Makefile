@@ -19,7 +19,7 @@ test: setup
 # Every benchmark in its short version, beside the peers if they can be installed: 15 minutes.
 bench: setup
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		-e '.[dev,bench]' || echo "The peers could not be installed; their rows will say so." >&2
+		-e '.[dev,sweep,bench]' || echo "The peers could not be installed; their rows will say so." >&2
 	$(VENV)/bin/python benchmarks/run_all.py $(ARGS)
 
 lint: setup
@@ -47,5 +47,5 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt
 		echo "  make setup PYTHON=/path/to/python3" >&2; exit 1; \
 	fi; \
 	[ -x $(VENV)/bin/python ] || $$python -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,sweep]'
 	@touch $@

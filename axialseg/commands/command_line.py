@@ -11,7 +11,7 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,12 +25,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from axialseg.commands.invocation import invocation
 from axialseg.commands.machine_failures import machine_failure
 from axialseg.commands.saved_run import saved_config
+from axialseg.commands.sweep import Sweep, expand_globs, refuse_missing_plugins, run_sweep_job
 from axialseg.config.auto import without_auto
 from axialseg.config.check import check_config, has_axial_attention, nearest
 from axialseg.config.mistakes import choices, refuse_renamed, sentence_for
@@ -78,23 +79,31 @@ def run_command(
     os.environ["AXIALSEG_START"] = invocation(config_name)  # for the text of --help
 
     def guarded_job(cfg: DictConfig) -> float | None:
+        expand_home(cfg)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            return run_sweep_job(job, cfg, user_mistake)
         try:
-            expand_home(cfg)
             return job(cfg)
         except Exception as error:
-            # In a sweep, the other jobs go on and the launcher raises the error at the end.
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise
             _refuse(error)
 
     try:
-        sys.argv[1:] = expand_home_typed(sys.argv[1:])
+        sys.argv[1:] = expand_globs(expand_home_typed(sys.argv[1:]))
+        sweep: AbstractContextManager[Callable[[list[str]], list[str]]] = nullcontext(list)
+        typed: list[str] = []
         if is_launched_rank():
             end_with_parent(int(os.environ[PARENT]))
         else:
             args = get_args_parser().parse_args()
-            check_command_line(config_name, args, check, prepare)
-        hydra.main(str(conf_dir()), config_name, version_base="1.3")(guarded_job)()
+            hydra_node = check_command_line(config_name, args, check, prepare)
+            if args.multirun and args.cfg is None and hydra_node is not None:
+                sweep = Sweep(hydra_node, args.overrides).running()
+                typed = args.overrides
+        with sweep as completed:
+            # They stand side by side, or the command line could not have been parsed.
+            place = sys.argv.index(typed[0], 1) if typed else len(sys.argv)
+            sys.argv[place : place + len(typed)] = completed(typed)
+            hydra.main(str(conf_dir()), config_name, version_base="1.3")(guarded_job)()
     except Exception as error:
         _refuse(error)
     except KeyboardInterrupt:
@@ -110,7 +119,7 @@ def check_command_line(
     args: Namespace,
     check: Check,
     prepare: Callable[[list[str]], None] | None = None,
-) -> None:
+) -> DictConfig | None:
     """Composes as Hydra is going to, and checks the result.
 
     Args:
@@ -119,9 +128,13 @@ def check_command_line(
         check: see `run_command`.
         prepare: see `run_command`.
 
+    Returns:
+        Hydra's own node of the composed config; None if only help is asked for.
+
     Raises:
         UserError: one sentence about what is wrong.
     """
+    hydra_node: DictConfig | None = None
     folder = Path(args.config_path) if args.config_path else conf_dir()
     if not folder.is_absolute():
         raise UserError(f"--config-path {folder} must be absolute, as {folder.absolute()}")
@@ -129,8 +142,9 @@ def check_command_line(
         if prepare is not None:
             prepare(args.overrides)
         if args.help or args.hydra_help or args.info or args.shell_completion:
-            return
+            return None
         refuse_renamed(args.overrides)
+        refuse_missing_plugins(args.overrides)
         if folder != conf_dir():
             _check_foreign(folder / f"{args.config_name or config_name}.yaml", args.overrides)
         with initialize_config_dir(str(folder), version_base="1.3"):
@@ -140,6 +154,7 @@ def check_command_line(
                 _note_attention(cfg, overrides)
                 with suppress(OmegaConfBaseException):  # `check` has a better sentence
                     folder_of_job = Path(cfg.hydra.run.dir)
+                hydra_node = hydra_node or _resolved_sweep(cfg)
                 with open_dict(cfg):
                     del cfg["hydra"]
                 expand_home(cfg)
@@ -151,6 +166,17 @@ def check_command_line(
         raise UserError(sentence_for(error, folder, args.overrides)) from error
     finally:
         GlobalHydra.instance().clear()
+    return hydra_node
+
+
+def _resolved_sweep(cfg: DictConfig) -> DictConfig:
+    """Hydra's node alone, with the folder and the storage of a sweep as they are now."""
+    node = cfg.hydra.copy()
+    with read_write(node), open_dict(node):
+        node.sweep.dir = cfg.hydra.sweep.dir
+        if "storage" in node.sweeper:
+            node.sweeper.storage = cfg.hydra.sweeper.storage
+    return node
 
 
 def _check_foreign(file: Path, overrides: list[str]) -> None:
