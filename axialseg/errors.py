@@ -1,4 +1,4 @@
-"""The one exception for mistakes that the user can mend."""
+"""The one exception for mistakes that the user can mend, and its kinds."""
 
 
 class UserError(Exception):
@@ -19,3 +19,9 @@ class RunFailedError(UserError):
     """
 
     exit_code = 1
+
+
+class OtherScoreError(UserError):
+    """An evaluation did not give the published number; the commands end with exit code 3."""
+
+    exit_code = 3

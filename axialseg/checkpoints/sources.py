@@ -15,6 +15,7 @@ from axialseg.checkpoints.published import (
     cached_checkpoint,
     published_checkpoints,
 )
+from axialseg.checkpoints.run_checkpoints import newest_checkpoint
 from axialseg.checkpoints.stored_weights import StoredWeights
 from axialseg.checkpoints.tensorflow.tensorflow_weights import open_tensorflow_weights
 from axialseg.errors import UserError
@@ -27,8 +28,9 @@ def opened_weights(source: str | Path, net: nn.Module) -> Iterator[StoredWeights
     """Opens what the user has named, for as long as the context lasts.
 
     Args:
-        source: .ckpt, .pth or .safetensors; a TensorFlow checkpoint by its prefix, one of its
-            files, its folder or a .tar.gz; or the name of a published checkpoint in the cache.
+        source: .ckpt, .pth or .safetensors; the folder of a run; a TensorFlow checkpoint by its
+            prefix, one of its files, its folder or a .tar.gz; or the name of a published checkpoint
+            in the cache.
         net: see `StoredWeights`.
 
     Raises:
@@ -54,6 +56,11 @@ def find_source(source: str | Path) -> Path:
             cache.
     """
     path = Path(source).expanduser()
+    if (path / "checkpoints").is_dir():
+        newest = newest_checkpoint(path)
+        if newest is None:
+            raise UserError(f"{source} holds no checkpoint of a run; name a file")
+        return newest
     if path.exists() or path.with_name(f"{path.name}.index").is_file():
         return path
     names = published_checkpoints()

@@ -1,7 +1,10 @@
 """`python -m axialseg download <name>`: a published checkpoint into the cache, converted."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
 
 from axialseg.checkpoints.published import (
     PublishedCheckpoint,
@@ -10,8 +13,11 @@ from axialseg.checkpoints.published import (
     published_checkpoint,
     published_checkpoints,
 )
-from axialseg.commands.command_line import compose_config, run_tool
+from axialseg.commands.command_line import run_tool
 from axialseg.commands.invocation import invocation
+from axialseg.config.compose import compose_shipped
+from axialseg.config.experiment_head import experiment_head
+from axialseg.config.schema import conf_dir
 from axialseg.errors import UserError
 from axialseg.visualization.text_table import text_table
 
@@ -35,20 +41,39 @@ def download(arguments: list[str]) -> None:
     if len(arguments) > 1:
         raise UserError(f"one checkpoint at a time: {USAGE}")
     checkpoint = published_checkpoint(arguments[0])
-    overrides = _overrides(checkpoint)
-    compose_config("convert", overrides)  # refused before gigabytes are fetched
-
-    from axialseg.checkpoints.download import download as download_checkpoint
-
-    name, model = checkpoint.name, " ".join(overrides)
-    say = partial(print, flush=True)
-    download_checkpoint(name, cache_folder(), partial(_convert, checkpoint), say)
+    fetch_published(checkpoint.name)
+    name, model = checkpoint.name, " ".join(_overrides(checkpoint))
     print(f"to start from it:  {invocation('train')} {model} model.initial_checkpoint={name}")
     if checkpoint.pq is not None:
         chosen = f"{model} data={checkpoint.data}"
         if checkpoint.experiment is not None:
-            chosen = f"experiments={checkpoint.experiment}"
+            chosen = " ".join([f"experiments={checkpoint.experiment}", *_of_its_row(checkpoint)])
         print(f"to evaluate it:    {invocation('evaluate')} ckpt={name} {chosen}")
+
+
+def fetch_published(name: str) -> None:
+    """Brings a published checkpoint into the cache; says how large it is before it starts.
+
+    Args:
+        name: of the checkpoint.
+
+    Raises:
+        UserError: see `download`.
+    """
+    checkpoint = published_checkpoint(name)
+    convert = _convert_with(checkpoint)
+
+    from axialseg.checkpoints.download import download as download_checkpoint
+
+    download_checkpoint(name, cache_folder(), convert, partial(print, flush=True))
+
+
+def _of_its_row(checkpoint: PublishedCheckpoint) -> tuple[str, ...]:
+    """What the command line adds to the experiment for this checkpoint."""
+    file = conf_dir().parent / "experiments" / f"{checkpoint.experiment}.yaml"
+    head = experiment_head(file)
+    rows = head.expected if head else ()
+    return next((row.overrides for row in rows if row.ckpt == checkpoint.name), ())
 
 
 def _overrides(checkpoint: PublishedCheckpoint) -> list[str]:
@@ -58,13 +83,21 @@ def _overrides(checkpoint: PublishedCheckpoint) -> list[str]:
     return [f"model={checkpoint.model}", *dilated]
 
 
-def _convert(checkpoint: PublishedCheckpoint, prefix: Path, output: Path) -> None:
+def _convert_with(checkpoint: PublishedCheckpoint) -> Callable[[Path, Path], None]:
+    """Its model is composed before gigabytes are fetched."""
+    # Not as a command composes: an evaluation is within a job of Hydra's already.
+    model = OmegaConf.create(compose_shipped(_overrides(checkpoint))["model"])
+    return partial(_convert, checkpoint, model)
+
+
+def _convert(
+    checkpoint: PublishedCheckpoint, model: DictConfig, prefix: Path, output: Path
+) -> None:
     # Only now: torch takes seconds.
     from axialseg.build import build_net_on_meta
     from axialseg.checkpoints.convert import convert
     from axialseg.checkpoints.tensorflow.tensorflow_weights import head_channels
 
-    model = compose_config("convert", _overrides(checkpoint)).model
     net = build_net_on_meta(model, *head_channels(prefix))
     print(convert(prefix, output, net, {"source": checkpoint.url, "model": checkpoint.model}))
 

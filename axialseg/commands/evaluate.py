@@ -4,9 +4,11 @@ The config of the run that made the checkpoint is the base of the evaluation's o
 values of the command line apply on top of it.
 """
 
+import json
 import logging
 import math
 import os
+from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -16,13 +18,28 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from axialseg.checkpoints.published import cache_folder, converted_path, published_checkpoints
 from axialseg.commands.command_line import run_command
+from axialseg.commands.download import fetch_published
+from axialseg.commands.expected_scores import (
+    comparison,
+    expected_rows,
+    matching_row,
+    refuse_other_scores,
+)
 from axialseg.commands.saved_run import saved_run
 from axialseg.config.check import check_config, check_model_fits_data
+from axialseg.config.experiment_head import ExpectedScores
 from axialseg.config.trust import refuse_composed_names
 from axialseg.errors import UserError
-from axialseg.launch import run_on_devices
-from axialseg.machine.hardware import Hardware, check_compiler, configure_torch
+from axialseg.launch import is_launched_rank, run_on_devices
+from axialseg.machine.hardware import (
+    Hardware,
+    check_compiler,
+    configure_torch,
+    started_rank,
+    started_ranks,
+)
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +63,23 @@ def evaluate(cfg: DictConfig) -> float:
         UserError: a wrong setting or file.
     """
     check_evaluation(cfg)
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    if cfg.predictions is not None:
-        return _rescore(cfg, folder)
-    return run_on_devices(_validate, "axialseg.commands.evaluate", cfg, folder, batch_size=None)
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    if is_launched_rank():
+        return _score(cfg, folder, [])
+    experiment = str(hydra_config.runtime.choices.get("experiments", "none"))
+    rows = _rows(cfg, experiment)
+    if cfg.tolerance is not None and not rows:
+        raise UserError(
+            f"tolerance={cfg.tolerance:g} needs published scores, and experiments={experiment} has "
+            "none; choose a row of experiments/README.md"
+        )
+    _fetch(cfg.ckpt)
+    score = _score(cfg, folder, rows)
+    metrics = folder / "metrics.json"
+    if rows and metrics.is_file() and started_rank(os.environ) == 0:  # one rank speaks for all
+        _compare(rows, json.loads(metrics.read_text()), cfg)
+    return score
 
 
 def check_evaluation(cfg: DictConfig) -> None:
@@ -113,7 +143,55 @@ def register_saved_run(overrides: list[str]) -> None:
     ConfigStore.instance().store(name="saved_run", node=saved)
 
 
-def _validate(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
+def _score(cfg: DictConfig, folder: Path, rows: list[ExpectedScores]) -> float:
+    if cfg.predictions is not None:
+        return _rescore(cfg, folder)
+    work = partial(_validate, rows=rows)
+    return run_on_devices(work, "axialseg.commands.evaluate", cfg, folder, batch_size=None)
+
+
+def _rows(cfg: DictConfig, experiment: str) -> list[ExpectedScores]:
+    """What the user expects, else what was published for the experiment."""
+    if cfg.expected:
+        return [ExpectedScores((), 0, "val", None, dict(cfg.expected), {}, {})]
+    return expected_rows(experiment)
+
+
+def _row(rows: list[ExpectedScores], cfg: DictConfig, steps: int) -> ExpectedScores | None:
+    return matching_row(rows, cfg.ckpt, steps, list(HydraConfig.get().overrides.task))
+
+
+def _fetch(ckpt: str | None) -> None:
+    """Downloads a published checkpoint that is not there; its size is said before it starts."""
+    if ckpt is None or Path(ckpt).exists() or ckpt not in published_checkpoints():
+        return
+    if started_ranks(os.environ) is None and not converted_path(ckpt, cache_folder()).is_file():
+        fetch_published(ckpt)
+
+
+def _compare(rows: list[ExpectedScores], measured: dict[str, Any], cfg: DictConfig) -> None:
+    """Shows what was expected beside what was measured.
+
+    Raises:
+        UserError: `tolerance` is given, and a score is further off.
+    """
+    steps = measured.get("step", 0)
+    row = _row(rows, cfg, steps)
+    if row is None:
+        text = "no row of this experiment was published with these settings"
+        if cfg.tolerance is not None:
+            raise UserError(f"tolerance={cfg.tolerance:g} has nothing to compare: {text}")
+        log.info("Nothing to compare: %s", text)
+        return
+    made = f", published after {row.steps} steps, measured after {steps}" if row.steps else ""
+    log.info("Expected and measured%s\n%s", made, comparison(row, measured))
+    if cfg.tolerance is not None:
+        refuse_other_scores(row, measured, cfg.tolerance)
+
+
+def _validate(
+    cfg: DictConfig, hardware: Hardware, folder: Path, rows: list[ExpectedScores]
+) -> None:
     # Only now: torch takes seconds, and a wrong config shall not wait for it.
     import lightning.pytorch as pl
 
@@ -149,7 +227,8 @@ def _validate(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
     trainer.validate(task, datamodule=datamodule, verbose=False)
     trainer.strategy.barrier()  # rank 0 has written metrics.json
     if trainer.is_global_zero:
-        _report(cfg, folder, trainer, datamodule)
+        row = _row(rows, cfg, steps)
+        _report(folder, trainer, datamodule, row.scores if row else {})
         log.info("What was written is in %s", os.path.relpath(folder))
 
 
@@ -169,7 +248,7 @@ def _checkpoint_of(run: Path) -> Path:
     return path
 
 
-def _report(cfg: DictConfig, folder: Path, trainer: Any, datamodule: Any) -> None:
+def _report(folder: Path, trainer: Any, datamodule: Any, expected: Mapping[str, float]) -> None:
     """The page of an evaluation, if it was one of segmentations with ground truth."""
     from axialseg.callbacks.panoptic_evaluation import PanopticEvaluation
     from axialseg.evaluation.report import write_report
@@ -180,7 +259,6 @@ def _report(cfg: DictConfig, folder: Path, trainer: Any, datamodule: Any) -> Non
             table = folder / "predictions.json"
             dataset = datamodule.val_dataset
             files = PredictionFiles(table, dataset.categories) if table.is_file() else None
-            expected = dict(cfg.expected)
             write_report(folder, callback.record, callback.images, dataset, files, expected)
 
 

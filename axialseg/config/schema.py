@@ -185,6 +185,7 @@ class EvaluateConf:
     tile: list[int] | None = None
     tile_overlap: float = 0.25
     expected: dict[str, float] = field(default_factory=dict)
+    tolerance: float | None = None
     fold_batch_norms: bool = False
     compile: bool = False
     seed: int = 0

@@ -53,6 +53,16 @@ class TestWhole:
         load_initial_weights(net, PREFIX)
         assert_golden_outputs(net)
 
+    def test_folder_of_a_run(self, reference: dict[str, Tensor], tmp_path: Path) -> None:
+        """The second stage of a recipe names the folder of the first."""
+        (tmp_path / "checkpoints").mkdir()
+        with pytest.raises(UserError, match="holds no checkpoint of a run"):
+            load_initial_weights(tiny_net(), tmp_path)
+        shutil.copy(as_run_checkpoint(tmp_path), tmp_path / "checkpoints/last.ckpt")
+        net = tiny_net()
+        load_initial_weights(net, tmp_path)
+        assert_equal(net.state_dict(), reference)
+
     @pytest.mark.parametrize("form", FORMS)
     def test_every_form_gives_the_same_weights(
         self, form: str, reference: dict[str, Tensor], tmp_path: Path

@@ -9,7 +9,7 @@ from reference_checkpoint import as_archive, assert_golden_outputs, tiny_net
 from axialseg.checkpoints import published
 from axialseg.checkpoints.initial import load_initial_weights
 from axialseg.checkpoints.published import published_checkpoints
-from axialseg.commands import download
+from axialseg.commands import download, evaluate
 from axialseg.commands.command_line import compose_config
 from axialseg.config.mistakes import choices
 
@@ -88,6 +88,29 @@ def test_row_with_an_experiment(
     command(download.main, [NAME])
     line = f"python evaluate.py ckpt={NAME} experiments={experiment}\n"
     assert line in capsys.readouterr().out
+
+
+def test_an_evaluation_fetches_what_is_not_there(
+    server: FileServer,
+    cache: Path,
+    tmp_path: Path,
+    command: Command,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The size is said before anything else."""
+    from cityscapes_tree import write_tree
+
+    monkeypatch.chdir(tmp_path)
+    write_tree(tmp_path / "data")
+    size = "model.backbone.output_stride=16 data.eval_size=[65,97] data.val_num_workers=0"
+    line = f"ckpt={NAME} model=axial_swidernet_tiny data=cityscapes data.root=data {size}"
+    for _ in range(2):
+        command(evaluate.main, [*line.split(), "callbacks.images=null"])
+    said = capsys.readouterr().out
+    assert said.startswith(f"{NAME}.tar.gz: fetching ")
+    assert said.count("Validation at step") == 2
+    assert server.asked_ranges == [None]
 
 
 def test_goes_on_after_an_interruption(
