@@ -208,7 +208,8 @@ def build_trainer(cfg: DictConfig, hardware: Hardware, folder: Path) -> "pl.Trai
 
     quiet_lightning()
     callbacks = [build(callback) for callback in cfg.callbacks.values() if callback]
-    max_steps, accumulated = cfg.trainer.max_steps, cfg.trainer.accumulate_grad_batches
+    accumulated = cfg.trainer.accumulate_grad_batches
+    max_steps = max(cfg.trainer.max_steps, 1)  # an evaluation without a recipe has none
     interval = min(cfg.trainer.val_check_interval or max_steps, max_steps)
     started_by_srun = hardware.world_size > 1 and "SLURM_PROCID" in os.environ
     arguments: dict[str, Any] = {
