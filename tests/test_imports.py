@@ -13,7 +13,7 @@ ALLOWED = {
     "errors": set(),
     "layers": set(),
     "panoptic": {"errors"},
-    "losses": {"decoders"},  # the types of the heads
+    "losses": {"decoders", "layers"},  # the types of the heads
     "recipes": set(),
     "optim": set(),
     "config": {"errors"},
@@ -37,7 +37,7 @@ ALLOWED = {
     },
     "checkpoints": {"backbones", "decoders", "layers", "models", "errors", "machine"},
     "loggers": {"machine"},
-    "tasks": {"checkpoints", "errors", "inference", "losses"},
+    "tasks": {"checkpoints", "errors", "inference", "layers", "losses"},
     "callbacks": {
         *("checkpoints", "datasets", "errors", "evaluation", "formats", "inference"),
         *("loggers", "machine"),

@@ -222,7 +222,8 @@ class ResidualNetwork(nn.Module):
             valid: as of `forward`.
             after_block: called between the blocks of the stages.
         """
-        x = self.stem(normalize_image(image, valid, self.image_mean, self.image_std))
+        dtype = next(self.stem.parameters()).dtype
+        x = self.stem(normalize_image(image, valid, self.image_mean, self.image_std, dtype))
         if self.max_pool:
             x = F.max_pool2d(activation_function(self.activation)(x), 3, stride=2, padding=1)
         outputs = {"stage1": x}

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from axialseg.decoders.max_deeplab import KMaxHeads, MaskHeads, SlotHeads
+from axialseg.layers.full_precision import widened
 from axialseg.losses.class_weights import weight_table
 from axialseg.losses.losses import Losses
 from axialseg.losses.mask_targets import MaskRows, mask_rows, subsample
@@ -167,11 +168,11 @@ class MaxDeepLabLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """All terms but ``semantic``, each ``[B]``; ``pq_mask`` is the sum over the masks."""
         rows, similarity, slots, _ = matched
-        embedding = outputs.pixel_embedding.float().flatten(2)
+        embedding = widened(outputs.pixel_embedding).flatten(2)
         return {
             "pq_mask": self._pq_mask(similarity, rows, slots),
-            "pq_class": self._pq_class(similarity, outputs.class_logits.float(), rows, slots),
-            "mask_id": _mask_id(outputs.mask_logits.float().flatten(2), rows, slots),
+            "pq_class": self._pq_class(similarity, widened(outputs.class_logits), rows, slots),
+            "mask_id": _mask_id(widened(outputs.mask_logits).flatten(2), rows, slots),
             "instance_discrimination": self.discrimination(embedding, rows),
         }
 
@@ -202,13 +203,15 @@ class MaxDeepLabLoss(nn.Module):
         batch, count, channels = class_logits.shape
         # A left-over mask adds its class to slot 0, as in the original.
         target = slots.clamp(min=0) * channels + rows.class_index
-        positive = torch.zeros(batch, count * channels, device=slots.device)
+        positive = torch.zeros(
+            batch, count * channels, dtype=class_logits.dtype, device=slots.device
+        )
         positive.scatter_add_(1, target, rows.valid.to(positive.dtype))
         positive = positive.unflatten(1, (count, channels))
         # With one class twice it counts as unmatched there, and so does its whole cross-entropy.
         has_mask = positive.amax(-1) == 1.0
         matched, index = slots >= 0, slots.clamp(min=0)
-        fit = torch.zeros(batch, count, device=slots.device)
+        fit = torch.zeros(batch, count, dtype=class_logits.dtype, device=slots.device)
         dice = _of_slot(similarity.dice, index).detach() * matched
         fit.scatter_reduce_(1, index, dice, "amax")
         weight = torch.where(has_mask, fit, similarity.void_share.detach())
@@ -226,7 +229,11 @@ class MaxDeepLabLoss(nn.Module):
 
     def discrimination(self, embedding: Tensor, rows: MaskRows) -> Tensor:
         """Pixels of things against the mean embeddings of all masks; embedding ``[B, D, P]``."""
-        mean = embedding @ rows.one_hot / rows.one_hot.sum(1, keepdim=True).clamp(min=1.0)
+        mean = (
+            embedding
+            @ rows.one_hot.to(embedding.dtype)
+            / rows.one_hot.sum(1, keepdim=True).clamp(min=1.0)
+        )
         mean = mean * mean.square().sum(1, keepdim=True).clamp(min=1e-12).rsqrt()
         similarity = mean.transpose(1, 2) @ embedding / self.temperature  # [B, M, P]
         similarity = similarity.masked_fill(~rows.valid[..., None], _NO_SLOT_LOGIT)
@@ -239,7 +246,7 @@ class MaxDeepLabLoss(nn.Module):
         size = (logits.shape[-2], logits.shape[-1])
         classes = subsample(targets["semantic"], size).long()
         losses = F.cross_entropy(
-            logits.float(), classes, reduction="none", ignore_index=self.ignore_class
+            widened(logits), classes, reduction="none", ignore_index=self.ignore_class
         )
         weighted = losses * subsample(targets["semantic_pixel_weights"], size)
         if self.class_weights is not None:
@@ -249,15 +256,15 @@ class MaxDeepLabLoss(nn.Module):
 
 def similarity_of(outputs: SlotHeads | MaskHeads | KMaxHeads, rows: MaskRows) -> Similarity:
     """How alike each mask and each slot are."""
-    probability = outputs.mask_logits.float().flatten(2).softmax(1)
+    probability = widened(outputs.mask_logits).flatten(2).softmax(1)
     known = rows.is_known[:, None].to(probability.dtype)
     on_known = probability * known
-    intersection = (on_known @ rows.one_hot).transpose(1, 2)
+    intersection = (on_known @ rows.one_hot.to(on_known.dtype)).transpose(1, 2)
     mask_area = rows.one_hot.sum(1)
     slot_area = (probability * (rows.pixel_row >= 0)[:, None]).sum(2)
     dice = intersection / ((mask_area[:, :, None] + on_known.sum(2)[:, None]) / 2 + 1e-5)
     void_share = (probability * (1 - known)).sum(2) / (probability.sum(2) + 1e-5)
-    by_class = outputs.class_logits.float().softmax(-1).transpose(1, 2)
+    by_class = widened(outputs.class_logits).softmax(-1).transpose(1, 2)
     index = rows.class_index[..., None].expand(-1, -1, probability.shape[1])
     return Similarity(
         intersection, mask_area, slot_area, void_share, dice, by_class.gather(1, index)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from axialseg.decoders.panoptic_deeplab import PanopticHeads
+from axialseg.layers.full_precision import widened
 from axialseg.losses.class_weights import weight_table
 from axialseg.losses.losses import Losses
 from axialseg.losses.top_k import average_top_k
@@ -71,12 +72,12 @@ class PanopticDeepLabLoss(nn.Module):
             # ignore_index gives void pixels a loss of exactly 0, which the average leaves out.
             classes = targets["semantic"].long()
             semantic = F.cross_entropy(
-                heads.semantic.float(), classes, reduction="none", ignore_index=self.ignore_class
+                widened(heads.semantic), classes, reduction="none", ignore_index=self.ignore_class
             )
             if self.class_weights is not None:
                 semantic = semantic * self.class_weights[classes]
-            center = (heads.center.float().squeeze(1) - targets["center"]).square()
-            offset = (heads.offset.float() - targets["offset"]).abs().mean(1)
+            center = (widened(heads.center).squeeze(1) - targets["center"]).square()
+            offset = (widened(heads.offset) - targets["offset"]).abs().mean(1)
             errors = {"semantic": semantic, "center": center, "offset": offset}
             terms = {}
             for name, error in errors.items():

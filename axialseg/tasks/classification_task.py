@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from axialseg.layers.full_precision import widened
 from axialseg.losses.losses import Losses
 from axialseg.tasks.training_task import TrainingTask
 
@@ -24,8 +25,8 @@ class ClassificationTask(TrainingTask):
         """The term ``cross_entropy``."""
         logits = self.net(batch["image"])
         with torch.autocast(self.device.type, enabled=False):
-            return self.loss(logits.float(), batch)
+            return self.loss(widened(logits), batch)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Logits float32 ``[B, C]`` of the batch."""
-        return self.net(self.ordered(batch)["image"]).float()
+        """Logits, float32 or wider, ``[B, C]`` of the batch."""
+        return widened(self.net(self.ordered(batch)["image"]))

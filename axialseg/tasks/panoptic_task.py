@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from axialseg.inference.predict import PanopticPrediction, PostProcess, predict
 from axialseg.inference.tiles import Tiles
+from axialseg.layers.full_precision import widened
 from axialseg.losses.losses import Losses
 from axialseg.tasks.training_task import ParameterGroups, TrainingTask
 
@@ -50,7 +51,7 @@ class PanopticTask(TrainingTask):
         outputs = self.net(batch["image"], batch["valid"])
         # Matching and sums over all pixels: half precision would lose or overflow them.
         with torch.autocast(self.device.type, enabled=False):
-            return self.loss(_in_float32(outputs), batch)
+            return self.loss(_widened(outputs), batch)
 
     def validation_step(  # type: ignore[override]
         self, batch: dict[str, Any], batch_idx: int
@@ -59,9 +60,9 @@ class PanopticTask(TrainingTask):
         return predict(self.net, self.postprocess, self.ordered(batch), self.tiles)
 
 
-def _in_float32(outputs: Any) -> Any:
-    """Heads, in tuples, with each tensor in float32; None stays None."""
+def _widened(outputs: Any) -> Any:
+    """Heads, in tuples, with no tensor in half precision; None stays None."""
     if outputs is None or isinstance(outputs, Tensor):
-        return None if outputs is None else outputs.float()
-    heads = [_in_float32(head) for head in outputs]
+        return None if outputs is None else widened(outputs)
+    heads = [_widened(head) for head in outputs]
     return tuple(heads) if type(outputs) is tuple else type(outputs)(*heads)
