@@ -1,6 +1,6 @@
 """Reads our own weights: checkpoints of runs (.ckpt), plain state dicts (.pth) and .safetensors.
 
-Only tensors are read (`weights_only=True`): a checkpoint from a stranger can not run code.
+Only tensors are read (`weights_only=True`): a checkpoint from a stranger cannot run code.
 """
 
 import hashlib
@@ -165,7 +165,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str], in
 
 def _unreadable(path: Path) -> UserError:
     return UserError(
-        f"{path} can not be read as a checkpoint: it is truncated or corrupt; copy it again"
+        f"{path} cannot be read as a checkpoint: it is truncated or corrupt; copy it again"
     )
 
 

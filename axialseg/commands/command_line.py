@@ -34,7 +34,7 @@ from axialseg.commands.saved_run import saved_config
 from axialseg.commands.sweep import Sweep, expand_globs, refuse_missing_plugins, run_sweep_job
 from axialseg.config.auto import without_auto
 from axialseg.config.check import check_config, has_axial_attention, nearest
-from axialseg.config.mistakes import choices, refuse_renamed, sentence_for
+from axialseg.config.mistakes import choices, sentence_for
 from axialseg.config.saved import accepted
 from axialseg.config.schema import conf_dir, register_schemas
 from axialseg.config.trust import trusted_packages
@@ -143,7 +143,6 @@ def check_command_line(
             prepare(args.overrides)
         if args.help or args.hydra_help or args.info or args.shell_completion:
             return None
-        refuse_renamed(args.overrides)
         refuse_missing_plugins(args.overrides)
         if folder != conf_dir():
             _check_foreign(folder / f"{args.config_name or config_name}.yaml", args.overrides)
@@ -223,7 +222,6 @@ def compose_config(config_name: str, overrides: list[str]) -> DictConfig:
         UserError: one sentence about what is wrong.
     """
     register_schemas()
-    refuse_renamed(overrides)
     overrides = expand_home_typed(overrides)
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):

@@ -16,25 +16,6 @@ from axialseg.config import schema
 from axialseg.config.check import nearest
 from axialseg.config.signatures import UnknownTarget, constructor_signature
 from axialseg.config.typed_values import quoted
-from axialseg.errors import UserError
-
-# Groups of earlier versions -> what they are called now.
-RENAMED = {
-    "method": "model/base",
-    "method/context": "model/context",
-    "formulation": "model/attention",
-    "kernel": "model/attention",
-}
-
-
-def refuse_renamed(overrides: list[str]) -> None:
-    """Hydra would take `+<a group of an earlier version>=...` for a new key, and do nothing."""
-    for line in overrides:
-        key, at, package = line.partition("=")[0].lstrip("+").partition("@")
-        if key in RENAMED:
-            raise UserError(
-                f"{key} is now called {RENAMED[key]}; write {RENAMED[key]}{at}{package}="
-            )
 
 
 def choices(group: str) -> list[str]:

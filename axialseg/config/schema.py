@@ -26,54 +26,36 @@ def conf_dir() -> Path:
 
 @dataclass
 class ModelCallbacks:
-    """Callbacks by their dotted names, because what there is to score and show is the method's.
+    """Callbacks by their dotted names, because what there is to score and show is the method's."""
 
-    Attributes:
-        evaluation: scores a validation and writes `metrics.json`.
-        images: draws predictions.
-        predictions: writes predictions in their official format.
-        diagnosis: tells why a model fails, a callback with its settings; null where there is none.
-    """
-
-    evaluation: str = MISSING
-    images: str = MISSING
-    predictions: str = MISSING
+    evaluation: str = MISSING  # scores a validation and writes `metrics.json`
+    images: str = MISSING  # draws predictions
+    predictions: str = MISSING  # writes predictions in their official format
+    # tells why a model fails, a callback with its settings; null where there is none
     diagnosis: Any = None
 
 
 @dataclass
 class ModelConf:
-    """One network with all that belongs to it.
+    """One network with all that belongs to it."""
 
-    Attributes:
-        name: for pictures, tables and folders.
-        objective: key of `metrics.json` that sweeps maximise.
-        input_size: (height, width) in pixels that costs are counted at unless another is named.
-        initial_checkpoint: file, or published checkpoint, whose weights training starts from.
-        initial_backbone_only: take no more than the backbone from it.
-        attention: how axial attention is computed: the `layer` and its `formulation`, which the
-            backbones refer to.
-        backbone: built first and handed to `net`.
-        net: the whole network.
-        loss: outputs + targets -> the loss of each image, and its terms.
-        targets: ground truth -> what the loss needs; null for classes of whole images.
-        postprocess: heads -> panoptic map; null likewise.
-        task: LightningModule that trains `net`.
-        callbacks: see `ModelCallbacks`; `conf/callbacks/` says with which settings.
-    """
-
-    name: str = MISSING
-    objective: str = MISSING
+    name: str = MISSING  # for pictures, tables and folders
+    objective: str = MISSING  # key of `metrics.json` that sweeps maximise
+    # (height, width) in pixels that costs are counted at unless another is named
     input_size: Any = MISSING
+    # file, or published checkpoint, whose weights training starts from
     initial_checkpoint: str | None = None
-    initial_backbone_only: bool = False
+    initial_backbone_only: bool = False  # take no more than the backbone from it
+    # how axial attention is computed: `layer` and `formulation`, which the backbones refer to
     attention: Target | None = None
-    backbone: Target = MISSING
-    net: Target = MISSING
-    loss: Target = MISSING
+    backbone: Target = MISSING  # built first and handed to `net`
+    net: Target = MISSING  # the whole network
+    loss: Target = MISSING  # outputs + targets -> the loss of each image, and its terms
+    # ground truth -> what the loss needs; null for classes of whole images
     targets: Target | None = None
-    postprocess: Target | None = None
-    task: Target = MISSING
+    postprocess: Target | None = None  # heads -> panoptic map; null likewise
+    task: Target = MISSING  # LightningModule that trains `net`
+    # see `ModelCallbacks`; `conf/callbacks/` says with which settings
     callbacks: ModelCallbacks = field(default_factory=ModelCallbacks)
 
 
@@ -82,24 +64,16 @@ class ScheduleConf:
     """The recipe of the optimisation.
 
     Numbers that may be `auto` have no type here; `axialseg/config/auto.py` checks them.
-
-    Attributes:
-        batch_size: images per optimiser step, over all devices and accumulated batches.
-        lr: base learning rate.
-        warmup_steps: optimiser steps of the warm-up.
-        power: of the polynomial decay.
-        optimizer: parameter groups -> optimiser (`_partial_: true`).
-        parameter_groups: network -> parameter groups (`_partial_: true`).
-        curve: optimiser step -> factor on the base learning rate.
     """
 
+    # images per optimiser step, over all devices and accumulated batches
     batch_size: Any = MISSING
-    lr: Any = MISSING
-    warmup_steps: Any = 0
-    power: float = 0.9
-    optimizer: Target = MISSING
-    parameter_groups: Target = MISSING
-    curve: Target = MISSING
+    lr: Any = MISSING  # base learning rate
+    warmup_steps: Any = 0  # optimiser steps of the warm-up
+    power: float = 0.9  # of the polynomial decay
+    optimizer: Target = MISSING  # parameter groups -> optimiser (`_partial_: true`)
+    parameter_groups: Target = MISSING  # network -> parameter groups (`_partial_: true`)
+    curve: Target = MISSING  # optimiser step -> factor on the base learning rate
 
 
 @dataclass
@@ -107,49 +81,30 @@ class TrainerConf:
     """Arguments of `lightning.pytorch.Trainer`, by its names; all others keep its defaults.
 
     As in `ScheduleConf`, numbers that may be `auto` have no type here.
-
-    Attributes:
-        accelerator: auto, cpu or gpu.
-        devices: their number, a list of indices, or auto.
-        num_nodes: machines.
-        strategy: auto is one device, or ddp over several.
-        precision: 32-true, bf16-mixed, 16-mixed, ...; auto is 32-true on a CPU and bf16-mixed
-            (16-mixed where the GPU has no bfloat16) elsewhere.
-        max_steps: optimiser steps of the whole training.
-        max_epochs: -1, because training counts in steps.
-        accumulate_grad_batches: batches per optimiser step.
-        val_check_interval: optimiser steps between two validations.
-        check_val_every_n_epoch: null, because the training data are endless.
-        num_sanity_val_steps: validation batches before training.
-        limit_train_batches: training batches, null is all.
-        limit_val_batches: validation batches; a count, or a share as a float; null is all.
-        gradient_clip_val: largest norm of the gradient, null is no limit.
-        log_every_n_steps: optimiser steps between two logged values.
-        deterministic: true makes GPU runs repeatable bit for bit too, at some cost.
-        use_distributed_sampler: false, because our samplers know the ranks.
-        enable_progress_bar: Lightning's own; ours is a callback.
-        enable_model_summary: Lightning's table of the modules.
     """
 
-    accelerator: str = "auto"
-    devices: Any = "auto"
-    num_nodes: int = 1
-    strategy: str = "auto"
+    accelerator: str = "auto"  # auto, cpu or gpu
+    devices: Any = "auto"  # their number, a list of indices, or auto
+    num_nodes: int = 1  # machines
+    strategy: str = "auto"  # auto is one device, or ddp over several
+    # 32-true, bf16-mixed, 16-mixed, ...; auto is 32-true on a CPU, else bf16-mixed, or 16-mixed
+    # where the GPU has no bfloat16
     precision: str = "auto"
-    max_steps: Any = -1
-    max_epochs: int = -1
-    accumulate_grad_batches: Any = 1
-    val_check_interval: Any = None
-    check_val_every_n_epoch: int | None = None
-    num_sanity_val_steps: int = 0
-    limit_train_batches: int | None = None
+    max_steps: Any = -1  # optimiser steps of the whole training
+    max_epochs: int = -1  # -1, because training counts in steps
+    accumulate_grad_batches: Any = 1  # batches per optimiser step
+    val_check_interval: Any = None  # optimiser steps between two validations
+    check_val_every_n_epoch: int | None = None  # null, because the training data are endless
+    num_sanity_val_steps: int = 0  # validation batches before training
+    limit_train_batches: int | None = None  # training batches, null is all
+    # validation batches; a count, or a share as a float; null is all
     limit_val_batches: Any = None
-    gradient_clip_val: float | None = None
-    log_every_n_steps: int = 20
-    deterministic: bool = False
-    use_distributed_sampler: bool = False
-    enable_progress_bar: bool = False
-    enable_model_summary: bool = False
+    gradient_clip_val: float | None = None  # largest norm of the gradient, null is no limit
+    log_every_n_steps: int = 20  # optimiser steps between two logged values
+    deterministic: bool = False  # true makes GPU runs repeatable bit for bit too, at some cost
+    use_distributed_sampler: bool = False  # false, because our samplers know the ranks
+    enable_progress_bar: bool = False  # Lightning's own; ours is a callback
+    enable_model_summary: bool = False  # Lightning's table of the modules
 
 
 # The top levels follow, one for each command. The comments in its YAML file explain the keys.

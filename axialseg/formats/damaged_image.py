@@ -35,12 +35,12 @@ def image_reading(path: Path, what: str) -> Iterator[None]:
         raise UserError(f"{path} does not exist; unpack {what} into {path.parent}.") from error
     except UnidentifiedImageError as error:
         raise UserError(
-            f"{path} can not be read (it holds no image); it may be truncated: unpack or "
+            f"{path} cannot be read (it holds no image); it may be truncated: unpack or "
             "download it again."
         ) from error
     except DAMAGE as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(
-            f"{path} can not be read ({reason or type(error).__name__}); it may be truncated: "
+            f"{path} cannot be read ({reason or type(error).__name__}); it may be truncated: "
             "unpack or download it again."
         ) from error

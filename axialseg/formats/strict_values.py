@@ -119,7 +119,7 @@ class StrictValues:
 
 
 def is_writable(text: str) -> bool:
-    """Whether a text can be written to a file; half a surrogate pair can not."""
+    """Whether a text can be written to a file; half a surrogate pair cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

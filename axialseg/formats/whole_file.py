@@ -13,7 +13,7 @@ def read_file(path: Path) -> bytes:
 
     Raises:
         FileNotFoundError: nothing is there; also where a part of the path is a file.
-        OSError: it is no regular file, or can not be read.
+        OSError: it is no regular file, or cannot be read.
     """
     # O_NONBLOCK: opening a pipe that nobody writes to returns at once; files do not know it.
     try:

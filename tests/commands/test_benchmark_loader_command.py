@@ -69,4 +69,4 @@ def test_damaged_images_are_mistakes_too(refusal: Refusal, root: Path) -> None:
         benchmark_loader.main,
         ["data=coco_format", f"data.root={root}", "data.crop_size=[33,33]", "seconds=0.05"],
     )
-    assert "can not be read" in message
+    assert "cannot be read" in message

@@ -521,7 +521,7 @@ def test_files_that_hold_no_image(root: Path) -> None:
     (root / PNG).write_text("a text")
     texts = [finding.text for finding in check(open_coco(root)).findings]
     assert texts == [
-        f"{root / name} can not be read (it holds no image); it may be truncated: unpack or "
+        f"{root / name} cannot be read (it holds no image); it may be truncated: unpack or "
         "download it again."
         for name in (IMAGE, PNG)
     ]

@@ -141,7 +141,7 @@ def test_a_broken_file_is_one_sentence_from_any_process(
     broken = tmp_path / half / CLASSES[1] / "n02105855_1.JPEG"
     broken.write_bytes(broken.read_bytes()[:500])
     loader = module.train_dataloader() if half == "train" else module.val_dataloader()
-    with pytest.raises(UserError, match=r"n02105855_1\.JPEG can not be read") as caught:
+    with pytest.raises(UserError, match=r"n02105855_1\.JPEG cannot be read") as caught:
         list(islice(loader, 5))
     assert "\n" not in str(caught.value)
 

@@ -178,9 +178,9 @@ def write_sixteen_bits(root: Path) -> None:
         (remove_json, r"panoptic_val2017\.json does not exist; unpack .* or set data\.root"),
         (truncate_json, r"panoptic_val2017\.json is not valid JSON .*download it again"),
         (remove_image, r"val2017/000000000042\.png does not exist; unpack"),
-        (truncate_image, r"val2017/000000000042\.png can not be read .*download it again"),
+        (truncate_image, r"val2017/000000000042\.png cannot be read .*download it again"),
         (remove_png, r"panoptic_val2017/000000000042\.png does not exist; unpack"),
-        (truncate_png, r"panoptic_val2017/000000000042\.png can not be read .*download it again"),
+        (truncate_png, r"panoptic_val2017/000000000042\.png cannot be read .*download it again"),
         (shrink_png, r"panoptic_val2017/000000000042\.png is 7 x 8 .*is 10 x 8; both must"),
         (grey_png, r"000000000042\.png is no panoptic id PNG .*are L, not RGB, .*; give"),
         (write_sixteen_bits, r"000000000042\.png is no panoptic id PNG .*not RGB, .*; give"),
@@ -263,7 +263,7 @@ def truncate_test_image(root: Path) -> None:
         (truncate_list, r"image_info_test-dev2017\.json is not valid JSON .*download it again"),
         (list_nothing, r"image_info_test-dev2017\.json lists no images \('images'\); give"),
         (remove_test_image, r"test2017/000000000042\.png does not exist; unpack"),
-        (truncate_test_image, r"test2017/000000000042\.png can not be read .*download it again"),
+        (truncate_test_image, r"test2017/000000000042\.png cannot be read .*download it again"),
     ],
 )
 def test_broken_test_sets_are_one_sentence(

@@ -314,7 +314,7 @@ def test_the_first_images_are_read_before_training(own_root: Path) -> None:
     first = int(batch["index"][0])
     image = own_root / "train2017" / f"{first:012d}.jpg"
     image.write_bytes(image.read_bytes()[:300])
-    with pytest.raises(UserError, match=f"{image} can not be read"):
+    with pytest.raises(UserError, match=f"{image} cannot be read"):
         module.prepare_data()
 
 

@@ -56,7 +56,7 @@ def test_truncated_files_are_user_errors_wherever_they_end(suffix: str, tmp_path
     content = path.read_bytes()
     for length in range(0, len(content) - 24, 7):  # the last 24 bytes of the PNG hold no pixels
         path.write_bytes(content[:length])
-        with pytest.raises(UserError, match=rf"a\.{suffix} can not be read .*download it again"):
+        with pytest.raises(UserError, match=rf"a\.{suffix} cannot be read .*download it again"):
             read_rgb(path)
 
 
@@ -115,7 +115,7 @@ def test_pngs_of_every_size_and_filter(options: dict, tmp_path: Path) -> None:
 )
 def test_wrong_pngs_with_right_checksums_are_user_errors(chunks: list, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(*chunks))
-    with pytest.raises(UserError, match=r"a\.png can not be read"):
+    with pytest.raises(UserError, match=r"a\.png cannot be read"):
         read_rgb(tmp_path / "a.png")
 
 

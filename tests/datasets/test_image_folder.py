@@ -49,7 +49,7 @@ def test_damaged_and_vanished_images(tmp_path: Path) -> None:
     write(tmp_path)
     dataset = ImageFolder(tmp_path, COCO)
     (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:40])
-    with pytest.raises(UserError, match=r"b\.png can not be read .*download it again"):
+    with pytest.raises(UserError, match=r"b\.png cannot be read .*download it again"):
         dataset.read(1)
     (tmp_path / "c.jpg").unlink()
     with pytest.raises(UserError, match=r"c\.jpg does not exist; unpack"):

@@ -41,7 +41,7 @@ def test_truncated_file_at_any_length(tmp_path: Path) -> None:
     content = path.read_bytes()
     for length in (0, 4, 20, 60, len(content) // 2, len(content) - 40):
         path.write_bytes(content[:length])
-        with pytest.raises(UserError, match=r"a\.png can not be read .* truncated"):
+        with pytest.raises(UserError, match=r"a\.png cannot be read .* truncated"):
             read_id_png(path)
 
 
@@ -90,7 +90,7 @@ def test_sixteen_bits_a_colour_are_refused(tmp_path: Path, channels: int) -> Non
 def test_a_bomb_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(png_header(40_000, 40_000))
-    with pytest.raises(UserError, match=r"a\.png can not be read .*1600000000 pixels"):
+    with pytest.raises(UserError, match=r"a\.png cannot be read .*1600000000 pixels"):
         read_id_png(path)
 
 
@@ -103,9 +103,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
         path.mkdir()
     else:
         path.symlink_to("/dev/zero")
-    with pytest.raises(
-        UserError, match=rf"a\.png can not be read \(it is a .*{kind}, not a file\)"
-    ):
+    with pytest.raises(UserError, match=rf"a\.png cannot be read \(it is a .*{kind}, not a file\)"):
         read_id_png(path)
 
 

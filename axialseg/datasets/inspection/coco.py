@@ -165,7 +165,7 @@ class CocoInspector:
         """One image with the segments that are known, see `Inspector.sample`."""
         table, place = self.table, int(self.table.annotated[index])
         png = file_below(self.panoptic_folder, str(table.png_files[index]))
-        # Of an image that is not listed, the folder, which can not be read.
+        # Of an image that is not listed, the folder, which cannot be read.
         name = str(table.listed_files[place]) if place >= 0 else ""
         rows = rows_of(table, self._class_ids, index)
         image = file_below(self.image_folder, name)
