@@ -255,7 +255,7 @@ class TestRefusal:
         torch.save({"state_dict": {"net.x": torch.ones(1)}, "y": Evil()}, tmp_path / "e.ckpt")
         (tmp_path / "e.pth").write_bytes(pickle.dumps(Evil(), protocol=2))
         for name in ("e.ckpt", "e.pth"):
-            self.refused(tmp_path / name, "holds more than weights")
+            self.refused(tmp_path / name, "holds more than tensors")
         assert not (tmp_path / "done").exists()
 
     @pytest.mark.parametrize("content", [{}, {"state_dict": {}}, {"a": 1}, [torch.ones(1)]])
@@ -270,14 +270,14 @@ class TestRefusal:
             for name in whole.namelist():
                 if not name.endswith("data/7"):
                     part.writestr(name, whole.read(name))
-        self.refused(path, "truncated, corrupt")
+        self.refused(path, "is damaged; copy it again")
 
     def test_converted_file_with_other_values(self, tmp_path: Path) -> None:
         path = as_safetensors(tmp_path)
         content = bytearray(path.read_bytes())
         content[-1] ^= 1  # one bit of one weight, which the format itself does not notice
         path.write_bytes(content)
-        self.refused(path, "truncated, corrupt")
+        self.refused(path, "truncated or corrupt")
 
     def test_model_without_counterpart(self) -> None:
         class Other(nn.Module):
