@@ -204,6 +204,16 @@ class ShareConf:
 
 
 @dataclass
+class ExportConf:
+    """Top level of `conf/export.yaml`."""
+
+    ckpt: str = MISSING
+    out: str = MISSING
+    format: str = "onnx"
+    trust: list[str] = field(default_factory=list)
+
+
+@dataclass
 class ComplexityConf(ConvertConf):
     """Top level of `conf/complexity.yaml`."""
 
@@ -274,6 +284,7 @@ SCHEMAS = {
     "attention": AttentionConf,
     "predict": PredictConf,
     "share": ShareConf,
+    "export": ExportConf,
     "complexity": ComplexityConf,
     "memory": MemoryConf,
     "check_data": CheckDataConf,

@@ -132,7 +132,7 @@ class KMaxDeepLab(nn.Module):
             features = self.backbone(image, valid)
             raw = dict(features)
         pixels = self.pixel_decoder(raw)
-        centers = self.cluster_centers.transpose(1, 2).expand(len(image), -1, -1)
+        centers = self.cluster_centers.transpose(1, 2).expand(image.shape[0], -1, -1)
         auxiliary: list[SlotHeads] = []
         for transformer, stage in zip(self.transformers, self.read_stages, strict=True):
             centers, predicted = transformer(pixels[stage], centers)

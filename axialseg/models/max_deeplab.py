@@ -143,7 +143,7 @@ class MaxDeepLab(nn.Module):
             image: ``[B, 3, H, W]`` RGB, uint8 or float, 0..255.
             valid: bool ``[B, H, W]``, False at padding; None if nothing was padded.
         """
-        memory = self.memory[:, : self.slots].transpose(1, 2).expand(len(image), -1, -1)
+        memory = self.memory[:, : self.slots].transpose(1, 2).expand(image.shape[0], -1, -1)
         path = _MemoryPath(self.transformers, memory)
         features, records = self._decoded(image, valid, path)
         records = self.extra_stages(records, path.through("extra"))[self.extra_stages.stride]

@@ -1,0 +1,76 @@
+"""`python -m axialseg export`: a trained network for ONNX, torch.export or safetensors."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from axialseg.commands.command_line import compose_config, run_tool
+from axialseg.config.check import nearest
+from axialseg.errors import UserError
+
+if TYPE_CHECKING:
+    from axialseg.inference.loaded_model import LoadedModel
+
+USAGE = (
+    "python -m axialseg export ckpt=<run, checkpoint or published name> "
+    "format=onnx|torch|safetensors out=<file>"
+)
+ENDINGS = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
+
+
+def main() -> None:
+    """The command."""
+    run_tool(export, USAGE)
+
+
+def export(arguments: list[str]) -> None:
+    """Writes the network as one file.
+
+    Args:
+        arguments: overrides of `conf/export.yaml`.
+
+    Raises:
+        UserError: a wrong setting, or the model cannot be read or the file not written.
+    """
+    cfg = compose_config("export", arguments)
+    if cfg.format not in ENDINGS:
+        raise UserError(f"format={cfg.format} does not exist; {nearest(cfg.format, ENDINGS)}")
+    if not cfg.out.endswith(ENDINGS[cfg.format]):
+        raise UserError(f"out={cfg.out} must end with {ENDINGS[cfg.format]}")
+    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+    if cfg.format == "onnx" and missing:
+        raise UserError(f"format=onnx needs {missing[0]}: pip install 'axialseg[export]'")
+
+    # Only now: torch takes seconds, and a wrong command line shall not wait for it.
+    from axialseg.checkpoints.own_weights import STEPS, write_safetensors
+    from axialseg.inference.export import export_graph, write_onnx, write_torch
+    from axialseg.machine.whole_file import whole_file
+    from axialseg.model_zoo import load
+
+    model = load(cfg.ckpt, cfg.trust)
+    out = Path(cfg.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if cfg.format == "safetensors":
+        write_safetensors(model.net.state_dict(), out, {"format": "pt", STEPS: str(model.step)})
+        print(f"written: {out}")
+        return
+    stride = getattr(model.transform, "stride", 32)
+    graph = export_graph(model.net, stride)
+    facts = _facts(model, stride, graph.heads)
+    with whole_file(out) as draft:
+        (write_onnx if cfg.format == "onnx" else write_torch)(graph, draft, facts)
+    print(f"written: {out}, image [B, 3, {stride}k + 1, {stride}k + 1] -> {', '.join(graph.heads)}")
+
+
+def _facts(model: "LoadedModel", stride: int, heads: tuple[str, ...]) -> dict[str, Any]:
+    """What one must know to use the graph."""
+    from dataclasses import asdict
+
+    return {
+        "model": model.name,
+        "heads": heads,
+        "classes": asdict(model.categories),
+        "image": {"channels": "RGB", "range": [0, 255], "padding": 127.5, "stride": stride},
+        "eval_transform": model.config["data"]["eval_transform"],
+        "postprocess": model.config["model"]["postprocess"],
+    }
