@@ -92,5 +92,5 @@ def test_rank_0_alone_reports(folder: Path) -> None:
     for text in ("step  2/20", "Validation at step 4", "2 x cpu"):
         assert text in first.read_text()
         assert text not in second.read_text()
-    assert sorted(file.name for file in (folder / "images").iterdir()) == ["000.png", "002.png"]
+    assert sorted(f.name for f in (folder / "images").glob("*.png")) == ["000.png", "002.png"]
     assert (folder / "metrics.csv").exists()
