@@ -12,6 +12,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,7 +37,7 @@ from axialseg.config.auto import without_auto
 from axialseg.config.check import check_config, has_axial_attention, nearest
 from axialseg.config.mistakes import choices, sentence_for
 from axialseg.config.saved import accepted
-from axialseg.config.schema import conf_dir, register_schemas
+from axialseg.config.schema import SCHEMAS, conf_dir, register_schemas
 from axialseg.config.trust import trusted_packages
 from axialseg.config.typed_values import expand_home, expand_home_typed
 from axialseg.errors import UserError
@@ -153,9 +154,10 @@ def check_command_line(
                 _note_attention(cfg, overrides)
                 with suppress(OmegaConfBaseException):  # `check` has a better sentence
                     folder_of_job = Path(cfg.hydra.run.dir)
-                hydra_node = hydra_node or _resolved_sweep(cfg)
+                    hydra_node = hydra_node or _resolved_sweep(cfg)
                 with open_dict(cfg):
                     del cfg["hydra"]
+                _refuse_unknown_keys(cfg, config_name)
                 expand_home(cfg)
                 check(cfg)
                 # Last, because it is about a folder; of started ranks, the first speaks for all.
@@ -166,6 +168,14 @@ def check_command_line(
     finally:
         GlobalHydra.instance().clear()
     return hydra_node
+
+
+def _refuse_unknown_keys(cfg: DictConfig, config_name: str) -> None:
+    """Hydra takes `+key=value` with any key at the top; nothing would ever read it."""
+    known = {field.name for field in fields(SCHEMAS[config_name])}
+    for key in map(str, cfg):
+        if key not in known:
+            raise UserError(f"{key} does not exist in {config_name}.yaml; {nearest(key, known)}")
 
 
 def _resolved_sweep(cfg: DictConfig) -> DictConfig:
