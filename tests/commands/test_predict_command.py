@@ -45,8 +45,8 @@ def test_folder(
         command(predict.main, arguments)
     said = capsys.readouterr()
     assert stopped.value.code == 1
-    assert f"skipped: {pictures / 'text.jpg'} can not be read" in said.err
-    assert f"skipped: {pictures / 'in/half.png'} can not be read" in said.err
+    assert f"skipped: {pictures / 'text.jpg'} cannot be read" in said.err
+    assert f"skipped: {pictures / 'in/half.png'} cannot be read" in said.err
     assert said.err.endswith("error: 2 could not be read, see above\n")
     assert said.out.startswith("4 images in ")
     ends = (".png", ".json", "_overlay.jpg")
