@@ -26,7 +26,7 @@ from gpu_attention import Case
 from gpu_attention import Work as AttentionWork
 from gpu_training_step import forms, job
 from inference import PEER, mask2former
-from memory_planner import planned_bytes
+from memory_planner import fake_step_of
 
 from axialseg.costs.benchmark import (
     Contestant,
@@ -177,7 +177,7 @@ def planner(device: torch.device, is_dry: bool) -> None:
     print(f"\n{'training step, bf16-mixed':<40}{'planned':>9}{'measured':>10}{'ratio':>8}   GiB")
     for model, size, batch in cases:
         step = job(model, [], size, batch, device.type)
-        planned = planned_bytes(step.config, step.precision, batch)
+        planned = fake_step_of(step.config, step.precision).peak_bytes(batch)
         _, peak = measure(partial(training_work, step), device, 0)
         ratio = f"{planned / peak:8.2f}" if peak else f"{'-':>8}"
         name = f"{model}, {size}x{size}, batch {batch}"

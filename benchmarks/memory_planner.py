@@ -116,11 +116,15 @@ def as_in_training() -> None:
 
 
 def fake_step(overrides: list[str]) -> FakeStep:
-    """The planner's step."""
-    cfg = compose_config("memory", overrides)
+    """The planner's step in float32."""
+    return fake_step_of(compose_config("memory", overrides), "32-true")
+
+
+def fake_step_of(cfg: DictConfig, precision: str) -> FakeStep:
+    """The planner's step of a config that `python -m axialseg memory` composes."""
     categories = classes_of(cfg)
     shapes = sample(cfg, categories, 0)
-    return FakeStep(lambda: build_task(cfg, categories), shapes, "32-true", MASKS)
+    return FakeStep(lambda: build_task(cfg, categories), shapes, precision, MASKS)
 
 
 def plan(overrides: list[str], images: int) -> int:

@@ -7,6 +7,7 @@ import json
 import zlib
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,3 +88,16 @@ def assert_close(
     error = np.abs(actual.astype(np.float64) - expected).max(initial=0.0)
     bound = max(limit * np.abs(expected).max(initial=0.0), floor)
     assert error <= bound, f"{what}: off by {error:.3g}, allowed {bound:.3g}"
+
+
+def in_float32(heads: Any) -> Any:
+    """Heads, nested or not, in the precision of the authors' losses.
+
+    Their losses leave out what float32 rounds to 0, so that they differ in float64.
+    """
+    if isinstance(heads, torch.Tensor):
+        return heads.float() if heads.is_floating_point() else heads
+    if isinstance(heads, tuple):
+        parts = [in_float32(part) for part in heads]
+        return type(heads)(*parts) if hasattr(heads, "_fields") else tuple(parts)
+    return heads

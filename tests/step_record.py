@@ -1,4 +1,4 @@
-"""A callback for `test_two_ranks.py`: what each rank has computed in each step."""
+"""A callback for `test_rank_parity.py`: what each rank has computed in each step."""
 
 from pathlib import Path
 from typing import Any

@@ -69,5 +69,5 @@ def test_a_project_of_ones_own(
     lines = (run / "values.txt").read_text().splitlines()
     assert {line.split()[0] for line in lines if "train/smooth" in line} == {"0", "1"}
 
-    command(evaluate.main, [f"run={run}", "trainer.limit_val_batches=1"])
+    command(evaluate.main, [f"run={run}", "trust=[mylab]", "trainer.limit_val_batches=1"])
     assert (run / "evaluation/metrics.json").is_file()

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from golden_data import arrays, assert_close, nchw, unit
+from golden_data import arrays, assert_close, in_float32, nchw, unit
 from published_models import manifest as read_manifest
 from tiny_kmax import (
     HEADS,
@@ -169,7 +169,7 @@ def test_one_training_step(net: nn.Module, manifest: dict) -> None:
     criterion = loss()
     heads = net.train()(golden_image().double())
     check_heads(heads, "train_forward", ROUNDING)
-    losses = criterion(heads, targets(), authors_matching())
+    losses = criterion(in_float32(heads), targets(), authors_matching())
     check_losses(losses, criterion.weights)
     losses.total.mean().backward()
     check_gradients(net, manifest, GRADIENT_ROUNDING)

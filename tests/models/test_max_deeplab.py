@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from golden_data import arrays, assert_close
+from golden_data import arrays, assert_close, in_float32
 from published_models import build_on_meta, model_config, published_on_meta
 from published_models import manifest as read_manifest
 from shipped_losses import MAX_DEEPLAB, weighted_terms
@@ -117,7 +117,7 @@ def total_cost(cost: Tensor, slots: Tensor) -> Tensor:
 def test_outputs_and_losses_in_training(net: nn.Module) -> None:
     heads = net.double().train()(golden_image().double())
     check_heads(heads, "train_forward", ROUNDING)
-    terms = weighted_terms(loss(), loss()(heads, targets(), MATCHING))
+    terms = weighted_terms(loss(), loss()(in_float32(heads), targets(), MATCHING))
     for ours, theirs in TERMS.items():
         expected = arrays(NAME)[f"train_loss/{theirs}"]
         assert_close(terms[ours].detach().numpy(), expected, ours, ROUNDING)

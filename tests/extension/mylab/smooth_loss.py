@@ -18,9 +18,15 @@ class SmoothCenterLoss(PanopticDeepLabLoss):
         semantic_top_k: float,
         center_weight: float,
         offset_weight: float,
+        class_weights: list[float] | None = None,
     ) -> None:
         super().__init__(
-            ignore_class, semantic_weight, semantic_top_k, center_weight, offset_weight
+            ignore_class,
+            semantic_weight,
+            semantic_top_k,
+            center_weight,
+            offset_weight,
+            class_weights=class_weights,
         )
         self.weights["smooth"] = smooth_weight
 
