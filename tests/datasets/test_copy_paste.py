@@ -97,7 +97,7 @@ def real() -> PanopticDataset:
     return CocoPanoptic(REAL, "val2017", f"{panoptic}.json", panoptic, COCO)
 
 
-@pytest.mark.parametrize("kind", ["shapes", "real"])
+@pytest.mark.parametrize("kind", ["shapes", pytest.param("real", marks=pytest.mark.external_data)])
 def test_pasted_crops_hold_valid_ids(kind: str, shapes: PanopticDataset) -> None:
     dataset = shapes if kind == "shapes" else real()
     transform = TrainTransform((97, 129), 0.3, 1.7, resize_range=(97, 129))
