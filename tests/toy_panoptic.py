@@ -88,7 +88,7 @@ class ToyPostProcess:
     def __call__(self, outputs: Heads, size: tuple[int, int]) -> list[ToyMaps]:
         semantic = outputs.semantic.argmax(1).int()
         panoptic = semantic * CLASS_DIVISOR + ((semantic == 1) | (semantic == 2)).int()
-        removed = {"toy_limit": torch.tensor(1)}
+        removed = {"toy_limit": torch.tensor([0, 1])}
         return [ToyMaps(p, s, removed, 1) for p, s in zip(panoptic, semantic, strict=True)]
 
 

@@ -15,6 +15,7 @@ from axialseg.inference.predict import PanopticPrediction
 from axialseg.loggers.wandb import find_wandb_logger
 from axialseg.machine.whole_file import whole_file
 from axialseg.metrics.image_quality import image_quality
+from axialseg.metrics.segment_overlap import segment_overlap
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.panoptic_map import PanopticSegments, segments_from_panoptic_map
 from axialseg.visualization.panoptic import comparison
@@ -75,7 +76,7 @@ class PanopticImages(pl.Callback):
             if truth is None and len(self._pictures) == self.count:
                 continue
             predicted = segments_from_panoptic_map(prediction.panoptic, categories.ignore_class)
-            pq = 1.0 if truth is None else image_quality(predicted, truth).pq
+            pq = 1.0 if truth is None else image_quality(segment_overlap(predicted, truth)).pq
             is_first = len(self._pictures) < self.count
             is_worst = truth is not None and self._is_worst(pq)
             if not is_first and not is_worst:

@@ -30,7 +30,8 @@ class ImageScore(NamedTuple):
         scores: float64 ``[P]`` of the predicted segments; None if they have none.
         boundary: see `boundary_overlap`; None unless boundaries are scored.
         boundary_classes: see `boundary_classes`; None likewise.
-        removed: name of a limit of the post-processing -> segments that it has removed.
+        removed: name of a limit of the post-processing -> class id -> how many segments of that
+            class it has removed.
         capacity: things that could have been predicted; None: any number.
     """
 
@@ -41,7 +42,7 @@ class ImageScore(NamedTuple):
     scores: NDArray[np.float64] | None = None
     boundary: NDArray[np.int64] | None = None
     boundary_classes: NDArray[np.int64] | None = None
-    removed: Mapping[str, int] = {}
+    removed: Mapping[str, Mapping[int, int]] = {}
     capacity: int | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -75,7 +76,10 @@ class ImageScore(NamedTuple):
             None if row.get("scores") is None else np.array(row["scores"], np.float64),
             _whole(row.get("boundary")),
             _whole(row.get("boundary_classes")),
-            row["removed"],
+            {
+                limit: {int(class_id): count for class_id, count in counts.items()}
+                for limit, counts in row["removed"].items()
+            },
             row["capacity"],
         )
 

@@ -21,9 +21,10 @@ import numpy as np
 from axialseg.datasets.sample import PanopticDataset, PanopticSample
 from axialseg.evaluation.image_score import ImageScore
 from axialseg.evaluation.rescoring import PredictionFiles
-from axialseg.evaluation.summary import called_instead, image_quality
+from axialseg.evaluation.summary import called_instead
 from axialseg.evaluation.unfinished import writing
 from axialseg.machine.whole_file import whole_file
+from axialseg.metrics.image_quality import image_quality
 from axialseg.metrics.panoptic_quality import SIZES, match_segments
 from axialseg.metrics.segment_overlap import segment_overlap
 from axialseg.panoptic.categories import Categories
@@ -222,7 +223,7 @@ def _histograms(images: Sequence[ImageScore], categories: Categories) -> Iterato
 def _galleries(
     images: Sequence[ImageScore], dataset: PanopticDataset, predictions: PredictionFiles
 ) -> Iterator[str]:
-    quality = {image.position: image_quality(image, dataset.categories) for image in images}
+    quality = {image.position: image_quality(image.overlap) for image in images}
     confused = {
         image.position: sum(
             called not in (None, class_id)
@@ -230,15 +231,15 @@ def _galleries(
         )
         for image in images
     }
-    known = [image for image in images if not math.isnan(quality[image.position])]
+    known = [image for image in images if quality[image.position].segments]
 
     def pq(image: ImageScore) -> str:
-        return f"PQ {100 * quality[image.position]:.1f}"
+        return f"PQ {100 * quality[image.position].pq:.1f}"
 
     def wrong(image: ImageScore) -> str:
         return f"{confused[image.position]} segments by a wrong name, {pq(image)}"
 
-    by_quality = sorted(known, key=lambda image: quality[image.position])
+    by_quality = sorted(known, key=lambda image: quality[image.position].pq)
     by_confusion = sorted(known, key=lambda image: -confused[image.position])
     chosen: list[tuple[str, list[ImageScore], Callable[[ImageScore], str]]] = [
         ("Worst images", by_quality[:SHOWN_IMAGES], pq),

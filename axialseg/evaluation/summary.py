@@ -29,7 +29,7 @@ class Summary(NamedTuple):
         precision: mask AP; None if segments have no scores.
         boundary: boundary PQ; None if boundaries were not counted.
         boundary_iou: mean boundary IoU of the classes that occur, a fraction; None likewise.
-        removed: name of a limit -> segments that it has removed.
+        removed: name of a limit -> class id -> how many segments of that class it has removed.
         crowded: images that hold more things than the model can predict.
     """
 
@@ -39,7 +39,7 @@ class Summary(NamedTuple):
     precision: AveragePrecision | None = None
     boundary: PanopticQualityResult | None = None
     boundary_iou: float | None = None
-    removed: Mapping[str, int] = MappingProxyType({})
+    removed: Mapping[str, Mapping[int, int]] = MappingProxyType({})
     crowded: int = 0
 
 
@@ -50,13 +50,14 @@ def summarize(images: Sequence[ImageScore], categories: Categories) -> Summary:
     quality, boundary = (PanopticQuality(categories, sync_on_compute=False) for _ in range(2))
     semantic = SemanticIoU(categories, sync_on_compute=False)
     classes = np.zeros((len(categories), 2), np.int64)
-    removed: Counter[str] = Counter()
+    removed: dict[str, Counter[int]] = {}
     for image in images:
         quality.update(image.overlap)
         confusion = np.zeros((len(categories), len(categories) + 1), np.int64)
         confusion[tuple(image.confusion[:2])] = image.confusion[2]
         semantic.update(confusion)
-        removed.update(image.removed)
+        for limit, counts in image.removed.items():
+            removed.setdefault(limit, Counter()).update(counts)
         if image.boundary is not None and image.boundary_classes is not None:
             boundary.update(image.overlap, image.boundary)
             classes += image.boundary_classes
@@ -90,14 +91,6 @@ def called_instead(image: ImageScore, categories: Categories) -> list[tuple[int,
         is_called = 2 * by_class[best] > area and best in categories.by_class_id
         found.append((int(overlap.target_class[row]), best if is_called else None))
     return found
-
-
-def image_quality(image: ImageScore, categories: Categories) -> float:
-    """PQ of one image alone, a fraction; NaN if it has no segments."""
-    quality = PanopticQuality(categories, sync_on_compute=False)
-    quality.update(image.overlap)
-    result = quality.compute().all
-    return result.pq if result.n else float("nan")
 
 
 def _mean_iou(classes: NDArray[np.int64]) -> float:

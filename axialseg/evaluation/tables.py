@@ -37,7 +37,9 @@ def metrics_record(summary: Summary) -> dict[str, Any]:
     if summary.boundary is not None and summary.boundary_iou is not None:
         record |= {f"boundary_{name}": v for name, v in _groups(summary.boundary).items()}
         record["boundary_IoU"] = _percent(summary.boundary_iou)
-    record["removed_segments"] = dict(summary.removed)
+    record["removed_segments"] = {
+        limit: sum(counts.values()) for limit, counts in summary.removed.items()
+    }
     return record | {"classes": _class_records(summary)}
 
 
@@ -64,7 +66,8 @@ def metrics_table(summary: Summary) -> str:
         lines = _group_lines("Boundary", groups)
         lines.append(("IoU", _cell(record["boundary_IoU"]), "", "", ""))
         blocks.append(text_table(lines))
-    removed = [f"{count} by {name}" for name, count in sorted(summary.removed.items()) if count]
+    totals = sorted(record["removed_segments"].items())
+    removed = [f"{count} by {name}" for name, count in totals if count]
     if removed:
         blocks.append(f"Segments that limits have removed: {', '.join(removed)}")
     return "\n\n".join(blocks)

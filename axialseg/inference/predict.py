@@ -25,7 +25,8 @@ class PanopticPrediction(NamedTuple):
         position: of the image in the data set.
         scores: float64 ``[P]`` when called: how sure the network is of each segment, in the order
             of `segments_from_panoptic_map`; see `segment_scores`.
-        removed: name of a limit of the post-processing -> segments that it has removed.
+        removed: name of a limit of the post-processing -> class id -> how many segments of that
+            class it has removed.
         capacity: segments that can be predicted for an image; None: any number.
     """
 
@@ -35,7 +36,7 @@ class PanopticPrediction(NamedTuple):
     file_name: str
     position: int
     scores: Callable[[], NDArray[np.float64]]
-    removed: dict[str, int]
+    removed: dict[str, dict[int, int]]
     capacity: int | None
 
 
@@ -54,7 +55,7 @@ class LabelMaps(Protocol):
 
     @property
     def removed(self) -> dict[str, Tensor]:
-        """Name of a limit -> segments that it has removed, int64 ``[]``."""
+        """Name of a limit -> how many segments it has removed, int64 ``[C]`` by class id."""
         ...
 
     @property
@@ -126,7 +127,7 @@ def predict(
                 batch["file_name"][index],
                 batch.get("index", range(len(image)))[index],
                 _scores(result, panoptic, resized, postprocess.ignore_class),
-                {limit: int(count) for limit, count in result.removed.items()},
+                {limit: _by_class(counts) for limit, counts in result.removed.items()},
                 result.capacity,
             )
         )
@@ -151,6 +152,11 @@ def _label_maps(
     if tiles is not None:
         return segment_tiles(net, postprocess, image, valid, tiles)
     return postprocess(net(image, valid), size)
+
+
+def _by_class(counts: Tensor) -> dict[int, int]:
+    """Class id -> count, of those that are not 0."""
+    return {class_id: count for class_id, count in enumerate(counts.tolist()) if count}
 
 
 def _scores(

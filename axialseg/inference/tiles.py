@@ -183,7 +183,8 @@ class _Seams:
         for limit, of_kind in (("thing_area_limit", is_thing), ("stuff_area_limit", ~is_thing)):
             pixels = postprocess.area_limits.get(limit, 0)
             is_small = of_kind & (area < pixels) & (values != self.void)
-            small = {**small, limit: is_small.sum()} if pixels else small
+            removed = torch.bincount(values[is_small] // CLASS_DIVISOR, minlength=size)
+            small = {**small, limit: removed} if pixels else small
             values = torch.where(is_small, self.void, values)
         return TiledMaps(
             values[segment].int(),

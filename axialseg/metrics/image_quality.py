@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from axialseg.metrics.panoptic_quality import match_segments
-from axialseg.metrics.segment_overlap import segment_overlap
-from axialseg.panoptic.panoptic_map import PanopticSegments
+from axialseg.metrics.segment_overlap import SegmentOverlap
 
 
 class ImageQuality(NamedTuple):
@@ -26,19 +25,25 @@ class ImageQuality(NamedTuple):
     false: int
     missed: int
 
+    @property
+    def segments(self) -> int:
+        """All that count; where there are none, the PQ says nothing."""
+        return self.matched + self.false + self.missed
 
-def image_quality(prediction: PanopticSegments, target: PanopticSegments) -> ImageQuality:
+
+def image_quality(overlap: SegmentOverlap) -> ImageQuality:
     """Scores one image by the rules of `panoptic_quality.match_segments`."""
-    matches = match_segments(segment_overlap(prediction, target))
-    length = int(max([0, *prediction.class_ids, *target.class_ids])) + 1
+    matches = match_segments(overlap)
+    target, predicted = overlap.target_class, overlap.predicted_class
+    length = int(max([0, *predicted, *target])) + 1
 
     def by_class(classes: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.bincount(classes, minlength=length)
 
-    found = target.class_ids[matches.target]
-    false, missed = prediction.class_ids[matches.false], target.class_ids[matches.missed]
+    found = target[matches.target]
+    false, missed = predicted[matches.false], target[matches.missed]
     total = by_class(found) + 0.5 * by_class(false) + 0.5 * by_class(missed)
-    overlap = np.bincount(found, matches.iou, length)
+    iou = np.bincount(found, matches.iou, length)
     seen = total > 0
-    pq = float((overlap[seen] / total[seen]).mean()) if seen.any() else 1.0
+    pq = float((iou[seen] / total[seen]).mean()) if seen.any() else 1.0
     return ImageQuality(pq, len(found), len(false), len(missed))

@@ -37,7 +37,8 @@ class MaskResult(NamedTuple):
         instance: int32 ``[H, W]``, 1 + position of the pixel's slot, confident or not.
         instance_score: float32 ``[H, W]``, probability of the pixel's slot.
         semantic_score: float32 ``[H, W]``, probability of the slot's class.
-        removed: name of a limit -> segments that it has removed, int64 ``[]``.
+        removed: name of a limit -> how many segments of each class it has removed, int64
+            ``[C]`` by class id.
         capacity: segments that can be predicted for an image: the slots.
     """
 
@@ -124,13 +125,14 @@ class PixelWisePostProcess:
         slot, best, score, confident = (torch.cat(parts) for parts in zip(*bands, strict=True))
         panoptic, removed = self.merge(slot, confident, slots.class_index)
         unsure = slots.is_object & (slots.confidence < self.class_threshold)
+        removed = {"class_threshold": self.merge.by_class(slots.class_index[unsure]), **removed}
         return MaskResult(
             panoptic,
             self.merge.class_ids.to(slot.device)[slots.class_index[best]].int(),
             (slot + 1).int(),
             score,
             slots.confidence[slot],
-            {"class_threshold": unsure.sum(), **removed},
+            removed,
             len(slots.confidence),
         )
 
@@ -249,6 +251,9 @@ class MaskWisePostProcess:
             free &= ~visible
         panoptic, removed = self.merge(slot, ~free, ordered.class_index)
         unsure = ordered.is_object & (ordered.confidence < threshold)
+        for kind, of_kind in (("thing", is_thing), ("stuff", ~is_thing)):
+            classes = ordered.class_index[unsure & of_kind]
+            removed[f"{kind}_threshold"] = self.merge.by_class(classes)
         best = torch.cat(bests)
         return MaskResult(
             panoptic,
@@ -257,7 +262,7 @@ class MaskWisePostProcess:
             # As the authors have it: without a confident slot there is no score at all.
             torch.cat(scores) * (ordered.confidence >= least).any(),
             torch.where(free, 0.0, ordered.confidence[slot]),
-            {"class_threshold": unsure.sum(), **removed},
+            removed,
             len(slots.confidence),
         )
 
@@ -325,8 +330,8 @@ class SlotMerge:
             class_index: int64 ``[N]``, of the slots.
 
         Returns:
-            int32 ``[H, W]``, class * divisor, for things + 1 + slot; and name of a limit ->
-            segments that it has removed, int64 ``[]``.
+            int32 ``[H, W]``, class * divisor, for things + 1 + slot; and what the area limits have
+            removed, as in `MaskResult`.
         """
         # All sums go over slots, of which there are few, not over pixels.
         area = torch.bincount(slot[confident], minlength=len(class_index))
@@ -341,11 +346,17 @@ class SlotMerge:
         value = self.class_ids.to(slot.device)[class_index] * self.divisor + number
         void = self.ignore_class * self.divisor
         small_stuff = (by_class > 0) & (by_class < self.stuff_area_limit)
+        small_stuff[: self.things] = False
         removed = {
-            "thing_area_limit": (is_thing & ~stays & (area > 0)).sum(),
-            "stuff_area_limit": small_stuff[self.things :].sum(),
+            "thing_area_limit": self.by_class(class_index[is_thing & ~stays & (area > 0)]),
+            "stuff_area_limit": self.by_class(small_stuff.nonzero().squeeze(1)),
         }
         return torch.where(confident & stays[slot], value[slot], void).int(), removed
+
+    def by_class(self, class_index: Tensor) -> Tensor:
+        """How many segments of each class there are; int64 ``[n]`` -> ``[C]`` by class id."""
+        class_ids = self.class_ids.to(class_index.device)[class_index]
+        return torch.bincount(class_ids, minlength=int(self.class_ids.max()) + 1)
 
 
 def _without_area_limits(postprocess: PostProcess) -> PostProcess:

@@ -30,7 +30,8 @@ class PanopticResult(NamedTuple):
         instance: int32 ``[H, W]``, number of a thing pixel's centre, from 1; elsewhere 0.
         instance_score: float32 ``[H, W]``, heat-map value at that centre; else 0.
         semantic_logits: ``[K, H, W]``, what the classes were chosen by; None if not known.
-        removed: name of a limit -> segments that it has removed, int64 ``[]``.
+        removed: name of a limit -> how many segments of each class it has removed, int64
+            ``[C]`` by class id.
         capacity: things that can be predicted for an image; None: any number.
     """
 
@@ -131,20 +132,35 @@ class PanopticDeepLabPostProcess:
             self.stuff_area_limit,
             self.divisor,
         )
-        stuff = torch.bincount(semantic[~things], minlength=1)
-        removed = {
-            "stuff_area_limit": ((stuff > 0) & (stuff < self.stuff_area_limit)).sum(),
-            "keep_centers": torch.tensor(len(found) - len(centers)),
-        }
         return PanopticResult(
             panoptic,
             semantic.int(),
             instance.int(),
             scores[instance],
             None,
-            removed,
+            self._removed(semantic, things, found, centers),
             self.keep_centers,
         )
+
+    def _removed(
+        self, semantic: Tensor, things: Tensor, found: Tensor, kept: Tensor
+    ) -> dict[str, Tensor]:
+        """See `PanopticResult`; things without any centre count as one segment of their class."""
+        pixels = torch.bincount(semantic.flatten(), minlength=len(self.is_thing))
+        is_thing = self.is_thing.to(pixels.device)
+        is_stuff = ~is_thing
+        is_stuff[self.ignore_class] = False
+        dropped = [
+            torch.bincount(classes[is_thing[classes]], minlength=len(pixels))
+            for classes in (semantic[found[:, 0], found[:, 1]], semantic[kept[:, 0], kept[:, 1]])
+        ]
+        is_small = is_stuff & (pixels > 0) & (pixels < self.stuff_area_limit)
+        is_lost = is_thing & (pixels > 0) & (len(found) == 0)
+        return {
+            "stuff_area_limit": is_small.long(),
+            "center_threshold": is_lost.long(),
+            "keep_centers": dropped[0] - dropped[1],
+        }
 
     @property
     def area_limits(self) -> dict[str, int]:

@@ -58,7 +58,8 @@ def test_all_metrics_and_files_in_one_pass(evaluated: Path) -> None:
     names += ("boundary_IoU", "PQ_small", "PQ_medium", "PQ_large", "removed_segments")
     assert set(names) <= set(record)
     assert record["boundary_PQ"] <= record["PQ"]
-    assert set(record["removed_segments"]) == {"stuff_area_limit", "keep_centers"}
+    limits = {"stuff_area_limit", "center_threshold", "keep_centers"}
+    assert set(record["removed_segments"]) == limits
     found = {path.name for path in evaluated.iterdir()}
     files = {"metrics.json", "report.html", "classes.csv", "images", "predictions"}
     files |= {"predictions.json", "coco_instances.json", "cityscapes_labels"}

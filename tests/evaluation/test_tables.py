@@ -110,7 +110,7 @@ def test_all_that_can_be_counted_has_its_line() -> None:
         precision=PRECISION,
         boundary=QUALITY,
         boundary_iou=0.4,
-        removed={"stuff_area_limit": 3, "class_threshold": 1},
+        removed={"stuff_area_limit": {3: 2, 4: 1}, "class_threshold": {1: 1}},
         crowded=2,
     )
     text = metrics_table(summary)

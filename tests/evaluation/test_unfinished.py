@@ -29,7 +29,7 @@ def scores(count: int) -> list[ImageScore]:
             number, f"{number}.jpg", prediction, prediction.semantic_map(0), target, SMALL, True
         )
         values = rng.random(len(prediction.class_ids))
-        images.append(image._replace(scores=values, removed={"a": 1}, capacity=3))
+        images.append(image._replace(scores=values, removed={"a": {2: 1}}, capacity=3))
     return images
 
 

@@ -8,7 +8,7 @@ import torch
 from golden_data import arrays, assert_close, facts, nchw
 from torch import Tensor
 
-from axialseg.panoptic.categories import Categories
+from axialseg.panoptic.categories import Categories, Category
 from axialseg.panoptic.cityscapes_classes import CITYSCAPES
 from axialseg.panoptic.coco_classes import COCO
 from axialseg.postprocess import max_deeplab
@@ -144,4 +144,34 @@ def test_batch_equals_single_images(process: Any) -> None:
         single = Heads(*(part[index : index + 1] for part in batch))
         (alone,) = process(single, (33, 49))
         assert all(torch.equal(a, b) for a, b in zip(alone[:5], joint[:5], strict=True))
-        assert alone.removed == joint.removed
+        torch.testing.assert_close(alone.removed, joint.removed, rtol=0, atol=0)
+
+
+def test_removed_segments_are_counted_by_class() -> None:
+    ids = {"cat": 2, "dog": 5, "sky": 1, "path": 4}
+    classes = Categories(
+        tuple(
+            Category(number, name, number in (2, 5), number, (0, 0, 0))
+            for name, number in sorted(ids.items(), key=lambda item: item[1])
+        ),
+        0,
+    )
+    masks = torch.full((5, 1, 8), -20.0)
+    masks[0, 0, :3] = masks[1, 0, 3] = masks[2, 0, 4] = masks[3, 0, 5:] = 20.0
+    # cat, dog, sky, path, and a cat that is not sure of itself; things come first.
+    logits = torch.full((5, 5), -20.0)
+    logits[0, 0] = logits[1, 1] = logits[2, 2] = logits[3, 3] = 20.0
+    logits[4, :] = torch.tensor([0.5, -20.0, 0.0, -20.0, 0.4])
+    limits = {"thing_area_limit": 2, "stuff_area_limit": 2}
+    (pixel,) = PixelWisePostProcess(classes, **limits)(Heads(masks[None], logits[None]), (1, 8))
+    expected = {"thing_area_limit": {5: 1}, "stuff_area_limit": {1: 1}}
+    assert by_class(pixel.removed) == {**expected, "class_threshold": {2: 1}}
+    (mask,) = MaskWisePostProcess(classes, **limits)(Heads(masks[None], logits[None]), (1, 8))
+    assert by_class(mask.removed) == {**expected, "thing_threshold": {2: 1}, "stuff_threshold": {}}
+
+
+def by_class(removed: dict[str, Tensor]) -> dict[str, dict[int, int]]:
+    return {
+        name: {class_id: int(counts[class_id]) for class_id in counts.nonzero().flatten().tolist()}
+        for name, counts in removed.items()
+    }

@@ -73,7 +73,26 @@ def test_batch_equals_single_images() -> None:
     for single, result in zip(singles, together, strict=True):
         (alone,) = process(single, (33, 45))
         assert all(torch.equal(a, b) for a, b in zip(alone[:5], result[:5], strict=True))
-        assert alone.removed == result.removed
+        torch.testing.assert_close(alone.removed, result.removed, rtol=0, atol=0)
+
+
+def test_removed_segments_are_counted_by_class() -> None:
+    process = PanopticDeepLabPostProcess(
+        categories(5, [3, 4], 0), center_threshold=0.5, nms_kernel=1, keep_centers=2,
+        stuff_area_limit=4,
+    )  # fmt: skip
+    semantic = torch.tensor([[0, 1, 1, 2], [2, 2, 2, 3], [3, 3, 4, 4]])
+    center, offset = torch.zeros(3, 4), torch.zeros(2, 3, 4)
+    nothing = process.single(semantic, center, offset).removed
+    assert {name: counts.tolist() for name, counts in nothing.items()} == {
+        "stuff_area_limit": [0, 1, 0, 0, 0],  # not the void of class 0
+        "center_threshold": [0, 0, 0, 1, 1],
+        "keep_centers": [0, 0, 0, 0, 0],
+    }
+    center[1, 3], center[2, 1], center[2, 2], center[0, 1] = 0.9, 0.8, 0.7, 0.6
+    found = process.single(semantic, center, offset).removed  # the authors keep less than 2 here
+    assert found["center_threshold"].sum() == 0
+    assert found["keep_centers"].tolist() == [0, 0, 0, 1, 1]
 
 
 def plain_merge(
