@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 from golden_data import SUFFIX, arrays, assert_close, rule_weights
-from torch import nn
+from torch import Tensor, nn
 
 from axialseg.checkpoints.tensorflow.deeplab2 import to_torch_layout, variable_names
 
@@ -28,6 +29,24 @@ def by_their_names(net: nn.Module) -> dict[str, str]:
 
 def full_name(name: str) -> str:
     return name if name.endswith(SUFFIX) else name + SUFFIX
+
+
+def rounded_elsewhere(net: nn.Module, x: Tensor, seed: int) -> Tensor:
+    """Changes weights and image, in place, by about one rounding of float32; seed 0 leaves them."""
+    generator = torch.Generator().manual_seed(seed)
+    size = 6e-8 * (seed > 0)
+    with torch.no_grad():
+        for value in (*net.parameters(), x):
+            value *= 1 + size * torch.randn(value.shape, generator=generator)
+    return x
+
+
+def gradient_norms(net: nn.Module, manifest: dict) -> np.ndarray:
+    """The norm of each variable's gradient, in the order of the goldens."""
+    names, parameters = by_their_names(net), dict(net.named_parameters())
+    stored = arrays(manifest["model"])["train_grad/names"]
+    gradients = [parameters[names[full_name(str(name))]].grad for name in stored]
+    return np.array([gradient.double().norm().item() for gradient in gradients])
 
 
 def check_gradients(net: nn.Module, manifest: dict, norm_limit: float = 3e-4) -> None:

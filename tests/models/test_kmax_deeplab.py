@@ -23,6 +23,8 @@ from training_step import (
     check_statistics,
     check_weights,
     full_name,
+    gradient_norms,
+    rounded_elsewhere,
 )
 
 from axialseg.build import build
@@ -43,12 +45,12 @@ TERMS = {
     "instance_discrimination": "instance_discrimination_loss",
     "semantic": "semantic_loss",
 }
-# Batch norms over few values amplify rounding. Exact arithmetic (float64) is 1e-3 away from the
-# authors' float32 in the forward pass and 3.4e-3 in norms of gradients, and our own float32 is as
-# far; computing variances as E[x^2] - E[x]^2, as they do, moves a norm by 1e-3. Layers and losses
-# are compared a hundred times closer, in their own tests.
+# Batch norms over few values and attention amplify rounding: exact arithmetic (float64) is 1e-3
+# away from the authors' float32 in the forward pass and 3.3e-3 in norms of gradients. So is our own
+# float32, see `test_authors_gradients_are_one_result_of_float32`. Layers and losses are compared a
+# hundred times closer, in their own tests.
 ROUNDING = 1e-3
-GRADIENT_ROUNDING = 4e-3
+GRADIENT_ROUNDING = 3.5e-3
 
 
 @pytest.fixture
@@ -62,8 +64,12 @@ def net() -> nn.Module:
 
 
 @pytest.fixture(autouse=True)
-def given_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loss draws the authors' numbers: the main output first, then the auxiliary ones."""
+def given_noise(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The loss draws the authors' numbers: the main output first, then the auxiliary ones.
+
+    Returns:
+        What has been drawn; clear it before another step.
+    """
     drawn: list[int] = []
 
     def numbers(like: Tensor) -> Tensor:
@@ -72,6 +78,7 @@ def given_noise(monkeypatch: pytest.MonkeyPatch) -> None:
         return torch.tensor(np.maximum(value, np.float32(2.0**-25)))
 
     monkeypatch.setattr(kmax_deeplab_loss, "uniform", numbers)
+    return drawn
 
 
 def targets() -> dict[str, Tensor]:
@@ -178,6 +185,36 @@ def test_one_training_step(net: nn.Module, manifest: dict) -> None:
     check_statistics(net, manifest, tuple(f"encoder/{block}/" for block in axial), 1e-5)
     check_weights(net, manifest, 5e-4)
     check_groups(net, groups)
+
+
+def gradients_of_step(net: nn.Module, image: Tensor, manifest: dict) -> np.ndarray:
+    heads = net.train()(image)
+    loss()(in_float32(heads), targets(), authors_matching()).total.mean().backward()
+    return gradient_norms(net, manifest)
+
+
+def test_authors_gradients_are_one_result_of_float32(
+    manifest: dict, given_noise: list[int]
+) -> None:
+    """Why norms are not compared at 1e-3: one rounding of weights and image moves them further.
+
+    The authors' norms are about as far from exact arithmetic as ours in float32 are.
+    """
+    theirs = arrays(NAME)["train_grad/l2"]
+    compared = theirs > 1e-3  # the others vanish: shifts that a softmax or a batch norm undoes
+    exact = gradients_of_step(golden_net().double(), golden_image().double(), manifest)
+    distances = []
+    for seed in range(1, 6):
+        given_noise.clear()
+        net = golden_net()
+        image = rounded_elsewhere(net, golden_image(), seed)
+        ours = gradients_of_step(net, image, manifest)
+        distances.append((np.abs(ours - exact) / theirs)[compared])
+    theirs_from_exact = (np.abs(theirs - exact) / theirs)[compared]
+    assert max(distance.max() for distance in distances) > 1e-3
+    for measure in (np.median, np.max):
+        largest = max(measure(distance) for distance in distances)
+        assert measure(theirs_from_exact) < 2 * largest
 
 
 def check_groups(net: nn.Module, groups: list[dict]) -> None:

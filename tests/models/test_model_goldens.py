@@ -19,7 +19,12 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from shipped_losses import PANOPTIC_DEEPLAB, weighted_terms
 from torch import nn
-from training_step import check_gradients, check_statistics, check_weights
+from training_step import (
+    check_gradients,
+    check_statistics,
+    check_weights,
+    rounded_elsewhere,
+)
 
 from axialseg.config.schema import conf_dir
 from axialseg.losses.panoptic_deeplab_loss import PanopticDeepLabLoss
@@ -95,16 +100,6 @@ def test_outputs_and_losses_in_training(net: nn.Module, manifest: dict) -> None:
     terms = weighted_terms(loss, loss(heads, targets()))
     for ours, theirs in TERMS.items():
         assert_close(terms[ours].detach().numpy(), golden[f"train_loss/{theirs}"], ours)
-
-
-def rounded_elsewhere(net: nn.Module, x: torch.Tensor, seed: int) -> torch.Tensor:
-    """Changes weights, in place, and image by about one rounding of float32; seed 0 leaves them."""
-    generator = torch.Generator().manual_seed(seed)
-    size = 6e-8 * (seed > 0)
-    with torch.no_grad():
-        for value in (*net.parameters(), x):
-            value *= 1 + size * torch.randn(value.shape, generator=generator)
-    return x
 
 
 def test_one_training_step(manifest: dict) -> None:
