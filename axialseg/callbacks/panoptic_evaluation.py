@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from axialseg.callbacks.background import Background
 from axialseg.callbacks.scores import log_scores
-from axialseg.evaluation.image_score import ImageScore, score_image
+from axialseg.evaluation.image_score import ImageScore, plain_id, score_image
 from axialseg.evaluation.summary import summarize
 from axialseg.evaluation.tables import metrics_record, metrics_table, warnings
 from axialseg.evaluation.unfinished import Journal, unfinished_folder
@@ -90,7 +90,12 @@ class PanopticEvaluation(pl.Callback):
             target,
             self._categories,
             self.boundary,
-        )._replace(scores=scores, removed=prediction.removed, capacity=prediction.capacity)
+        )._replace(
+            scores=scores,
+            removed=prediction.removed,
+            capacity=prediction.capacity,
+            image_id=plain_id(prediction.image_id),
+        )
         self._images[image.position] = image
         self._journal.add(image.position, image.to_json())
 

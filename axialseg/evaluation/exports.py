@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as rle
 
+from axialseg.evaluation.image_score import plain_id
 from axialseg.evaluation.unfinished import writing
 from axialseg.formats.coco_panoptic import (
     below,
@@ -103,7 +104,7 @@ class PanopticExport:
             row["score"] = score
         height, width = image.segments.id_map.shape
         facts = {"file_name": str(below(image.file_name)), "height": height, "width": width}
-        return {"id": _plain(image.image_id), **facts}, rows
+        return {"id": plain_id(image.image_id), **facts}, rows
 
     def finish(self, folder: Path, images: list[tuple[int, str, Any]]) -> list[str]:
         """See `Export`."""
@@ -133,7 +134,7 @@ class CocoInstancesExport:
             mask = rle.encode(np.asfortranarray(image.segments.id_map == row + 1, np.uint8))
             rows.append(
                 {
-                    "image_id": _plain(image.image_id),
+                    "image_id": plain_id(image.image_id),
                     "category_id": self.categories.by_class_id[class_id].official_id,
                     "segmentation": {"size": mask["size"], "counts": mask["counts"].decode()},
                     "score": score,
@@ -273,8 +274,3 @@ def _things(image: ExportedImage, categories: Categories) -> list[tuple[int, int
     return [
         (row, class_id, score) for row, (class_id, score) in enumerate(rows) if class_id in things
     ]
-
-
-def _plain(image_id: Any) -> int | str:
-    """An id that JSON can hold; NumPy's integers are none."""
-    return image_id if isinstance(image_id, str) else int(image_id)

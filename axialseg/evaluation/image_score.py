@@ -33,6 +33,7 @@ class ImageScore(NamedTuple):
         removed: name of a limit of the post-processing -> class id -> how many segments of that
             class it has removed.
         capacity: things that could have been predicted; None: any number.
+        image_id: as the official files have it.
     """
 
     position: int
@@ -44,6 +45,7 @@ class ImageScore(NamedTuple):
     boundary_classes: NDArray[np.int64] | None = None
     removed: Mapping[str, Mapping[int, int]] = {}
     capacity: int | None = None
+    image_id: int | str = 0
 
     def to_json(self) -> dict[str, Any]:
         """What JSON can hold; `from_json` makes the same of it again."""
@@ -55,7 +57,8 @@ class ImageScore(NamedTuple):
         places = np.nonzero(self.overlap.pixels)  # most pairs share nothing
         arrays["pixels"] = [*(place.tolist() for place in places), self.overlap.pixels[places]]
         arrays["pixels"][2] = arrays["pixels"][2].tolist()
-        plain = {"position": self.position, "file_name": self.file_name, "capacity": self.capacity}
+        names = ("position", "file_name", "capacity", "image_id")
+        plain = {name: getattr(self, name) for name in names}
         return plain | {"removed": dict(self.removed)} | arrays
 
     @staticmethod
@@ -81,6 +84,7 @@ class ImageScore(NamedTuple):
                 for limit, counts in row["removed"].items()
             },
             row["capacity"],
+            row["image_id"],
         )
 
 
@@ -159,3 +163,8 @@ def _sparse(table: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _whole(values: list[Any] | None) -> NDArray[np.int64] | None:
     return None if values is None else np.array(values, np.int64)
+
+
+def plain_id(image_id: Any) -> int | str:
+    """An image's id that JSON can hold; NumPy's integers are none."""
+    return image_id if isinstance(image_id, str) else int(image_id)

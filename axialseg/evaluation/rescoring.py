@@ -173,7 +173,7 @@ def _score(
             f"{predictions.path} lists {empty} segments of the image {image_id} that are not in "
             "its PNG; official scorers refuse that, too: write both anew."
         )
-    return image._replace(scores=found.scores)
+    return image._replace(scores=found.scores, image_id=image_id)
 
 
 def _truth(dataset: PanopticDataset, position: int) -> PanopticTruth:

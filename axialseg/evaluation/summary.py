@@ -61,7 +61,9 @@ def summarize(images: Sequence[ImageScore], categories: Categories) -> Summary:
         if image.boundary is not None and image.boundary_classes is not None:
             boundary.update(image.overlap, image.boundary)
             classes += image.boundary_classes
-    scored = [ScoredImage(i.overlap, i.scores) for i in images if i.scores is not None]
+    # Of equal scores the official scorer takes those of the smaller image id first.
+    by_id = sorted(images, key=lambda image: image.image_id)
+    scored = [ScoredImage(i.overlap, i.scores) for i in by_id if i.scores is not None]
     has_boundary = bool(images) and images[0].boundary is not None
     return Summary(
         len(images),

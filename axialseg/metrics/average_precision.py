@@ -62,7 +62,7 @@ def average_precision(images: Sequence[ScoredImage], categories: Categories) -> 
     """Mask AP by the rule of the data set: Cityscapes' for its classes, else COCO's.
 
     Args:
-        images: in the order of the data set, which decides between equal scores.
+        images: ascending in their ids; the order decides between equal scores.
         categories: the classes.
     """
     if categories == CITYSCAPES:
