@@ -228,7 +228,9 @@ def _validate(
     trainer.strategy.barrier()  # rank 0 has written metrics.json
     if trainer.is_global_zero:
         row = _row(rows, cfg, steps)
-        _report(folder, trainer, datamodule, row.scores if row else {})
+        source = os.path.relpath(checkpoint) if Path(checkpoint).exists() else str(checkpoint)
+        source += f", after {steps:,} steps" if steps else ""
+        _report(folder, trainer, datamodule, row.scores if row else {}, source)
         log.info("What was written is in %s", os.path.relpath(folder))
 
 
@@ -248,7 +250,9 @@ def _checkpoint_of(run: Path) -> Path:
     return path
 
 
-def _report(folder: Path, trainer: Any, datamodule: Any, expected: Mapping[str, float]) -> None:
+def _report(
+    folder: Path, trainer: Any, datamodule: Any, expected: Mapping[str, float], source: str
+) -> None:
     """The page of an evaluation, if it was one of segmentations with ground truth."""
     from axialseg.callbacks.panoptic_evaluation import PanopticEvaluation
     from axialseg.evaluation.report import write_report
@@ -259,7 +263,8 @@ def _report(folder: Path, trainer: Any, datamodule: Any, expected: Mapping[str, 
             table = folder / "predictions.json"
             dataset = datamodule.val_dataset
             files = PredictionFiles(table, dataset.categories) if table.is_file() else None
-            write_report(folder, callback.record, callback.images, dataset, files, expected)
+            images = callback.images
+            write_report(folder, callback.record, images, dataset, files, expected, source)
 
 
 def _rescore(cfg: DictConfig, folder: Path) -> float:
@@ -291,7 +296,8 @@ def _rescore(cfg: DictConfig, folder: Path) -> float:
     record |= metrics_record(summary)
     log.info("%d images\n%s", len(images), metrics_table(summary))
     write_json(folder / "metrics.json", record)
-    write_report(folder, record, images, dataset, predictions, dict(cfg.expected))
+    source = str(predictions.path)
+    write_report(folder, record, images, dataset, predictions, dict(cfg.expected), source)
     log.info("What was written is in %s", os.path.relpath(folder))
     return math.nan if record["PQ"] is None else float(record["PQ"])
 

@@ -17,3 +17,24 @@ for (const viewer of document.querySelectorAll('.viewer')) {
   }));
   show();
 }
+
+// A click on a heading sorts, numbers first from the largest; a second click turns the order round.
+// What does not exist ("-") stays at the end.
+for (const table of document.querySelectorAll('.sortable')) {
+  const [head, ...rows] = table.rows;
+  [...head.cells].forEach((heading, column) => heading.addEventListener('click', () => {
+    const isNumber = heading.classList.contains('number');
+    const before = heading.ariaSort;
+    for (const cell of head.cells) cell.ariaSort = null;
+    heading.ariaSort = (before ? before === 'ascending' : isNumber) ? 'descending' : 'ascending';
+    const sign = heading.ariaSort === 'descending' ? -1 : 1;
+    const text = row => row.cells[column].innerText.trim();
+    const number = row => parseFloat(text(row).replaceAll(',', ''));
+    rows.sort((a, b) => {
+      if (!isNumber) return sign * text(a).localeCompare(text(b));
+      if (isNaN(number(a)) || isNaN(number(b))) return isNaN(number(a)) - isNaN(number(b));
+      return sign * (number(a) - number(b));
+    });
+    head.after(...rows);
+  }));
+}

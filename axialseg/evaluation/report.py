@@ -51,6 +51,7 @@ def write_report(
     dataset: PanopticDataset,
     predictions: PredictionFiles | None,
     expected: Mapping[str, float],
+    source: str,
 ) -> None:
     """Writes `report.html` and `classes.csv`.
 
@@ -61,6 +62,7 @@ def write_report(
         dataset: that they are from.
         predictions: for the pictures; None: there are none.
         expected: name of a metric -> what it should be.
+        source: what was scored, for people.
 
     Raises:
         UserError: the folder cannot be written, or a file cannot be read.
@@ -69,7 +71,7 @@ def write_report(
     ordered = sorted(images, key=lambda image: image.position)
     body = "".join(
         (
-            *_summary(record, expected),
+            *_summary(record, expected, source),
             *_classes(record["classes"], categories),
             *_confusions(ordered, categories),
             *_histograms(ordered, categories),
@@ -91,7 +93,9 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _summary(record: Mapping[str, Any], expected: Mapping[str, float]) -> Iterator[str]:
+def _summary(
+    record: Mapping[str, Any], expected: Mapping[str, float], source: str
+) -> Iterator[str]:
     total = record.get("images_of_data_set")
     count = f"{record['images']:,} images"
     if total is not None:
@@ -100,8 +104,7 @@ def _summary(record: Mapping[str, Any], expected: Mapping[str, float]) -> Iterat
             "scores of the data set.</p>"
         )
         count = f"{record['images']:,} of {total:,} images"
-    source = record.get("predictions")
-    yield f'<p class="soft">{count}{f", {escape(str(source))}" if source else ""}</p>'
+    yield f'<p class="soft">{escape(source)}: {count}. All scores are in per cent.</p>'
     cards = []
     for name in dict.fromkeys((*HEADLINE, *expected)):
         if name in record:
@@ -119,7 +122,10 @@ def _summary(record: Mapping[str, Any], expected: Mapping[str, float]) -> Iterat
         for name, suffix in groups
     )
     head = "".join(f'<th class="number">{name}</th>' for name in ("PQ", "SQ", "RQ"))
-    yield f'<h2>Groups</h2><table id="groups"><tr><th></th>{head}<th>PQ</th></tr>{rows}</table>'
+    yield (
+        '<h2>Groups</h2><div class="scroll"><table id="groups">'
+        f"<tr><th></th>{head}<th></th></tr>{rows}</table></div>"
+    )
     yield (
         '<p class="soft">Small segments have fewer than 32 x 32 pixels, large ones 96 x 96 or more.'
         "</p>"
@@ -154,10 +160,14 @@ def _classes(rows: Sequence[Mapping[str, Any]], categories: Categories) -> Itera
         )
     heads = "".join(f'<th class="number">{name}</th>' for name in numbers)
     yield "<h2>Classes</h2>"
-    yield f'<p class="soft">In per cent; {len(unknown)} of {len(rows)} classes do not occur.</p>'
+    absent = f" {len(unknown)} of {len(rows)} classes do not occur." if unknown else ""
     yield (
-        f'<div class="scroll"><table id="classes"><tr><th>class</th><th></th><th></th>{heads}</tr>'
-        f"{''.join(lines)}</table></div>"
+        '<p class="soft">TP: segments that were found, FP: predicted ones that are wrong, FN: '
+        f"missed ones. A click on a heading sorts.{absent}</p>"
+    )
+    yield (
+        '<div class="scroll"><table id="classes" class="sortable"><tr><th>class</th><th>kind</th>'
+        f"<th></th>{heads}</tr>{''.join(lines)}</table></div>"
     )
 
 
@@ -188,8 +198,9 @@ def _confusions(images: Sequence[ImageScore], categories: Categories) -> Iterato
             f'<td class="number">{100 * count / missed[class_id]:.0f} %</td></tr>'
         )
     yield (
-        '<table id="missed"><tr><th>missed</th><th>called</th><th class="number">segments</th>'
-        f'<th class="number">of its missed ones</th></tr>{"".join(lines)}</table>'
+        '<div class="scroll"><table id="missed" class="sortable"><tr><th>missed</th><th>called</th>'
+        '<th class="number">segments</th><th class="number">of its missed ones</th></tr>'
+        f"{''.join(lines)}</table></div>"
     )
 
 

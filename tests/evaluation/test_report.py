@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     predictions = PredictionFiles(folder, SMALL)
     images = rescore(dataset, predictions)[:13]
     record = metrics_record(summarize(images, SMALL)) | {"images": 13, "images_of_data_set": 15}
-    write_report(folder, record, images, dataset, predictions, {"PQ": 50.0})
+    write_report(folder, record, images, dataset, predictions, {"PQ": 50.0}, "some <run>")
     return folder
 
 
@@ -63,12 +63,27 @@ def test_works_in_a_browser(folder: Path) -> None:
         assert rows[1] == 1 + 4
         assert rows[2] > 3
         text = browser.evaluate("document.body.innerText")
-        assert "13 of 15 images" in text
+        assert "some <run>: 13 of 15 images" in text
         assert "expected 50.00" in text
         assert "Worst images" in text
         # sky does not occur, and nothing of it is a zero
         sky = browser.evaluate("[...document.querySelectorAll('#classes tr')].at(-1).innerText")
         assert sky.split()[:3] == ["sky", "stuff", "-"]
+        clicked = """(heading => {
+            const table = document.querySelector('#classes');
+            [...table.rows[0].cells].find(cell => cell.innerText == heading).click();
+            return [...table.rows].slice(1).map(row => row.cells[0].innerText);
+        })"""
+        assert browser.evaluate(f"{clicked}('class')") == ["cat", "dog", "grass", "sky"]
+        assert browser.evaluate(f"{clicked}('class')") == ["sky", "grass", "dog", "cat"]
+        quality = "[...document.querySelectorAll('#classes td:nth-child(4)')].map(c => c.innerText)"
+        for sign in (-1, 1):
+            browser.evaluate(f"{clicked}('PQ')")
+            *known, absent = browser.evaluate(quality)
+            assert absent == "-"
+            assert [float(value) for value in known] == sorted(
+                map(float, known), key=lambda v: sign * v
+            )
         viewers = browser.evaluate("document.querySelectorAll('.viewer').length")
         assert 24 <= viewers <= 36
         complete = "[...document.images].every(image => image.naturalWidth > 300)"
