@@ -74,7 +74,7 @@ def exported(
     for number, ((prediction, target), file) in enumerate(zip(pairs, files, strict=True)):
         semantic = prediction.semantic_map(categories.ignore_class)
         values = rng.random(len(prediction.class_ids))
-        image_id = number + 100 if categories is SMALL else Path(file).name[:25]
+        image_id = number + 100 if categories is SMALL else Path(file).stem
         image = ExportedImage(number, image_id, file, prediction, values, semantic)
         images.append(json.loads(json.dumps(export.write(folder, image))))
         score = score_image(number, file, prediction, semantic, target, categories)

@@ -14,11 +14,13 @@ from cityscapesscripts.evaluation import evalPanopticSemanticLabeling as panopti
 from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as pixel_script
 from cityscapesscripts.evaluation.instances2dict import instances2dict
 from hotcoco.panoptic import pq_compute
+from mapillary_tree import write_tree
 from PIL import Image
 from pycocotools.coco import COCO as CocoFile
 from pycocotools.cocoeval import COCOeval
-from scoring_cases import SMALL, Pair, exported, random_pair
+from scoring_cases import SMALL, Pair, drop_empty, exported, random_pair
 
+from axialseg.datasets.mapillary_vistas import mapillary_vistas
 from axialseg.evaluation.exports import (
     distinct_names,
     put_in_place,
@@ -26,6 +28,8 @@ from axialseg.evaluation.exports import (
 )
 from axialseg.formats.coco_annotations import read_annotations, read_segments
 from axialseg.formats.coco_panoptic import color_like_ids, segments_info, write_id_png
+from axialseg.metrics.panoptic_quality import PanopticQuality
+from axialseg.metrics.segment_overlap import segment_overlap
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.cityscapes_classes import CITYSCAPES
 
@@ -199,7 +203,7 @@ def test_cityscapes_scripts_agree_on_the_panoptic_files(tmp_path: Path) -> None:
     pairs = cityscapes_pairs()
     files = cityscapes_names(pairs)
     _, summary = exported(tmp_path, "panoptic", pairs, CITYSCAPES, files)
-    ids = [Path(file).name[:25] for file in files]
+    ids = [Path(file).stem for file in files]
     truth = write_truth(tmp_path / "gt", pairs, CITYSCAPES, ids)
     with contextlib.redirect_stdout(io.StringIO()):
         result = panoptic_script.evaluatePanoptic(
@@ -211,6 +215,58 @@ def test_cityscapes_scripts_agree_on_the_panoptic_files(tmp_path: Path) -> None:
         )
     assert result["All"]["pq"] == pytest.approx(summary.quality.all.pq, abs=1e-12)
     assert result["Things"]["pq"] == pytest.approx(summary.quality.things.pq, abs=1e-12)
+
+
+def test_an_outside_scorer_agrees_on_mapillarys_files(tmp_path: Path) -> None:
+    """Judged by the script for Cityscapes, which knows no classes but those of the files."""
+    write_tree(tmp_path)
+    pairs: list[Pair] = []
+    files: list[str] = []
+    for split in ("training", "validation"):
+        dataset = mapillary_vistas(tmp_path, split, "v1.2")
+        for position in range(len(dataset)):
+            sample = dataset.read(position)
+            assert sample.segments is not None
+            moved = np.roll(sample.segments.id_map, 1, axis=(0, 1))
+            prediction = sample.segments._replace(
+                id_map=moved, is_crowd=np.zeros_like(sample.segments.is_crowd)
+            )
+            pairs.append((drop_empty(prediction), sample.segments))
+            files.append(sample.name)
+    (tmp_path / "out").mkdir()
+    exported(tmp_path / "out", "panoptic", pairs, dataset.categories, files)
+    content = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    # Each pixel by itself: the id of its colour, the label of its id.
+    for row, image, (prediction, _) in zip(
+        content["annotations"], content["images"], pairs, strict=True
+    ):
+        assert row["file_name"] == f"{row['image_id']}.png"
+        assert image["file_name"] == f"{image['id']}.jpg"
+        with Image.open(tmp_path / "out" / "predictions" / row["file_name"]) as png:
+            red, green, blue = np.asarray(png).astype(np.int64).transpose(2, 0, 1)
+        labels = {0: 0} | {s["id"]: s["category_id"] for s in row["segments_info"]}
+        found = np.vectorize(labels.get)(red + 256 * green + 65536 * blue)
+        official = [
+            0,
+            *(dataset.categories.by_class_id[c].official_id for c in prediction.class_ids),
+        ]
+        np.testing.assert_array_equal(found, np.array(official)[prediction.id_map])
+    for number, split in enumerate(("training", "validation")):
+        folder = tmp_path / split / "v1.2" / "panoptic"
+        with contextlib.redirect_stdout(io.StringIO()):
+            result = panoptic_script.evaluatePanoptic(
+                str(folder / "panoptic_2018.json"),
+                str(folder),
+                str(tmp_path / "out" / "predictions.json"),
+                str(tmp_path / "out" / "predictions"),
+                str(tmp_path / "result.json"),
+            )
+        of_split = slice(0, 2) if number == 0 else slice(2, 3)
+        metric = PanopticQuality(dataset.categories)
+        for prediction, target in pairs[of_split]:
+            metric.update(segment_overlap(prediction, target))
+        assert result["All"]["pq"] == pytest.approx(metric.compute().all.pq, abs=1e-12)
+        assert result["All"]["pq"] > 0.1
 
 
 def test_images_of_one_name_keep_their_folders() -> None:
