@@ -32,6 +32,7 @@ from axialseg.costs.benchmark import (
     Contestant,
     Job,
     Work,
+    folded_channels_last,
     inference_work,
     machine,
     textbook_config,
@@ -158,7 +159,7 @@ def inference(device: torch.device, is_dry: bool) -> None:
     for precision in ("bf16-mixed", "32-true"):
         plain = job(model, [], size[0], 1, device.type)._replace(size=size, precision=precision)
         textbook = plain._replace(config=textbook_config(plain.config))
-        last = partial(inference_work, fold=True, channels_last=True)
+        last = partial(inference_work, form=folded_channels_last)
         heading = f"inference, {model}, {size[0]}x{size[1]}, {precision}"
         table = Table(heading, device, 0 if is_dry else 4.0, 1)
         for name, contestant in (

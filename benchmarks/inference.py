@@ -6,10 +6,11 @@ One forward pass of a batch of one image, float32, `torch.inference_mode`, witho
 One process, one thread, its CPU time (on a GPU wall clock), the contestants take turns, medians.
 Peaks of memory, weights included, are of a process each.
 
-`folded` has its batch norms folded into the convolutions. The textbook form is the same network,
-weights included, with the axial attention that the papers' formulas spell out; a span is a mask
-over its whole map. Mask2Former is that of transformers with a Swin-T backbone, 100 queries and
-COCO's classes, its weights random: another network for the same task, at the same image size.
+`folded` has its batch norms folded into the convolutions, `fused` is what `predict` runs on a CPU.
+The textbook form is the same network, weights included, with the axial attention that the papers'
+formulas spell out; a span is a mask over its whole map. Mask2Former is that of transformers with a
+Swin-T backbone, 100 queries and COCO's classes, its weights random: another network for the same
+task, at the same image size.
 """
 
 import argparse
@@ -28,6 +29,8 @@ from axialseg.costs.benchmark import (
     Contestant,
     Job,
     Work,
+    folded_channels_last,
+    fused_for,
     inference_work,
     machine,
     peak_bytes,
@@ -35,6 +38,7 @@ from axialseg.costs.benchmark import (
     textbook_config,
     training_batch,
 )
+from axialseg.inference.fold_batch_norms import fold_batch_norms
 from axialseg.machine.peak_memory import how_measured
 from axialseg.panoptic.coco_classes import COCO
 
@@ -78,11 +82,16 @@ def contestants(size: int, device: str, with_compile: bool) -> dict[str, Contest
     found = {}
     for model in MODELS:
         plain = job(model, size, device)
-        folded = partial(inference_work, fold=True)
-        last = partial(inference_work, fold=True, channels_last=True)
+        folded = partial(inference_work, form=fold_batch_norms)
+        last = partial(inference_work, form=folded_channels_last)
         found[f"{model}: ours"] = Contestant(inference_work, plain)
         found[f"{model}: folded"] = Contestant(folded, plain)
         found[f"{model}: folded, channels last"] = Contestant(last, plain)
+        if device == "cpu":
+            for precision in ("32-true", "bf16-mixed"):
+                fused = partial(inference_work, form=fused_for(precision))
+                name = f"{model}: folded, fused, {precision}"
+                found[name] = Contestant(fused, plain._replace(precision=precision))
         if with_compile:
             compiled = Contestant(last, job(model, size, device, compiled=True))
             found[f"{model}: folded, channels last, compiled"] = compiled

@@ -194,11 +194,13 @@ def _validate(
 ) -> None:
     # Only now: torch takes seconds, and a wrong config shall not wait for it.
     import lightning.pytorch as pl
+    import torch
 
     from axialseg.build import build_evaluation_data, build_task, build_trainer
     from axialseg.checkpoints.initial import load_trained_weights
+    from axialseg.costs.training_memory import AUTOCAST
     from axialseg.inference.augmented import Augmented
-    from axialseg.inference.fold_batch_norms import fold_batch_norms
+    from axialseg.inference.fused_convolutions import inference_form
     from axialseg.inference.tiles import Tiles
     from axialseg.tasks.panoptic_task import PanopticTask
 
@@ -210,7 +212,9 @@ def _validate(
     net = task.get_submodule("net")
     steps = load_trained_weights(net, checkpoint)
     if cfg.fold_batch_norms:
-        net = fold_batch_norms(net.eval())
+        dtype = AUTOCAST.get(hardware.precision) or torch.float32
+        device_type = "cpu" if hardware.accelerator == "cpu" else "cuda"
+        net = inference_form(net.eval(), device_type, dtype)
         task.set_submodule("net", net)
     if cfg.compile:
         net.compile(dynamic=False)

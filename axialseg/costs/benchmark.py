@@ -27,6 +27,7 @@ from axialseg.costs.synthetic_scene import perfect_outputs, scene
 from axialseg.costs.training_memory import AUTOCAST, make_optimizer, training_step
 from axialseg.datasets.image_classes import ImageClasses
 from axialseg.inference.fold_batch_norms import fold_batch_norms
+from axialseg.inference.fused_convolutions import inference_form
 from axialseg.inference.predict import predict
 from axialseg.layers.axial_attention import AxialAttention
 from axialseg.machine.hardware import Hardware, configure_torch
@@ -95,8 +96,8 @@ def contestants(job: Job) -> dict[str, dict[str, Contestant]]:
     The first form of each part is ours as it is. Models without axial attention have no textbook
     form, and classifiers no post-processing.
     """
-    folded = partial(inference_work, fold=True)
-    last = partial(inference_work, fold=True, channels_last=True)
+    folded = partial(inference_work, form=fold_batch_norms)
+    last = partial(inference_work, form=folded_channels_last)
     parts = {
         "training step": {"ours": Contestant(training_work, job)},
         "inference": {
@@ -105,6 +106,9 @@ def contestants(job: Job) -> dict[str, dict[str, Contestant]]:
             "ours, folded, channels last": Contestant(last, job),
         },
     }
+    if job.device == "cpu":
+        fused = partial(inference_work, form=fused_for(job.precision))
+        parts["inference"]["ours, folded, fused"] = Contestant(fused, job)
     if _has_axial_attention(job):
         peer = job._replace(config=textbook_config(job.config))
         parts["training step"]["textbook attention"] = Contestant(training_work, peer)
@@ -265,23 +269,19 @@ def training_work(job: Job) -> Work:
     return lambda: training_step(task, optimizer, batch, AUTOCAST[job.precision])
 
 
-def inference_work(job: Job, fold: bool = False, channels_last: bool = False) -> Work:
+def inference_work(job: Job, form: Callable[[nn.Module], nn.Module] | None = None) -> Work:
     """One forward pass for predictions, from 8-bit images that are on the device.
 
     Args:
         job: what to run.
-        fold: fold the batch norms into the convolutions.
-        channels_last: keep images and kernels channels last in memory.
+        form: makes a faster form of the network; None takes it as it is.
     """
     torch.manual_seed(0)
     net = build_net_of_channels(job.config.model, _channels(job.categories)).to(job.device).eval()
-    if fold:
-        net = fold_batch_norms(net)
+    if form is not None:
+        net = form(net)
     batch = training_batch(job)
     image, valid = batch["image"], batch.get("valid")
-    if channels_last:
-        net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        image = image.contiguous(memory_format=torch.channels_last)
     if job.compile:
         net.compile(dynamic=False)
     dtype = AUTOCAST[job.precision]
@@ -291,6 +291,18 @@ def inference_work(job: Job, fold: bool = False, channels_last: bool = False) ->
             net(image, valid)
 
     return run
+
+
+def folded_channels_last(net: nn.Module) -> nn.Module:
+    """A form for `inference_work`: batch norms folded, kernels channels last in memory."""
+    folded = fold_batch_norms(net)
+    return folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def fused_for(precision: str) -> Callable[[nn.Module], nn.Module]:
+    """A form for `inference_work`: what `predict` runs on a CPU, see `inference_form`."""
+    dtype = AUTOCAST[precision] or torch.float32
+    return partial(inference_form, device_type="cpu", dtype=dtype)
 
 
 def postprocess_work(job: Job) -> Work:

@@ -10,10 +10,10 @@ from torch import nn
 from axialseg.datasets.image_classes import ImageClasses
 from axialseg.errors import UserError
 from axialseg.inference.explain import AttentionExplanation, explain_attention
-from axialseg.inference.fold_batch_norms import fold_batch_norms
+from axialseg.inference.fused_convolutions import inference_form
 from axialseg.inference.pictures import PictureLike, as_picture
 from axialseg.inference.segmentation import Segmentation
-from axialseg.inference.segmenter import Options, Segmenter
+from axialseg.inference.segmenter import DTYPES, Options, Segmenter
 from axialseg.panoptic.categories import Categories
 
 
@@ -72,11 +72,11 @@ class LoadedModel:
 
         Args:
             options: see `Options`.
-            fold: batch norms into the convolutions, see `fold_batch_norms`.
+            fold: batch norms into the convolutions, see `inference_form`.
         """
         if not isinstance(self.categories, Categories):
             raise UserError(f"{self.name} classifies whole images; segment with another model")
-        net = self._folded if fold else self.net
+        net = self._fast(options.get("precision", "32")) if fold else self.net
         return Segmenter(net, self.postprocess, self.transform, self.categories, options)
 
     def explain(
@@ -101,7 +101,14 @@ class LoadedModel:
         """The same with the network on another device; the network itself is moved."""
         return replace(self, net=self.net.to(device))
 
-    @cached_property
-    def _folded(self) -> nn.Module:
+    def _fast(self, precision: str) -> nn.Module:
         """The network for inference; later changes of `net` do not reach it."""
-        return fold_batch_norms(self.net)
+        if precision not in self._forms:
+            device = next(self.net.parameters()).device
+            dtype = DTYPES.get(precision, torch.float32)
+            self._forms[precision] = inference_form(self.net, device.type, dtype)
+        return self._forms[precision]
+
+    @cached_property
+    def _forms(self) -> dict[str, nn.Module]:
+        return {}

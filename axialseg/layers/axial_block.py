@@ -50,4 +50,13 @@ class AxialBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: ``[B, C_in, H, W]`` -> ``[B, C_out, (H-1)//stride+1, (W-1)//stride+1]``."""
-        return self.conv2(self.activation(self.attention(self.conv1(x))))
+        return self.conv2(self.inner(x))
+
+    def inner(self, x: Tensor) -> Tensor:
+        """The input of the last convolution."""
+        return self.activation(self.attention(self.conv1(x)))
+
+    @property
+    def last(self) -> ConvNorm:
+        """The last convolution."""
+        return self.conv2

@@ -46,11 +46,13 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: ``[B, C_in, H, W]`` before activation -> ``[B, C_out, H', W']`` before activation."""
         x = self.activation(x)
+        return self.shortcut_of(x) + self.drop_path(self.branch(x))
+
+    def shortcut_of(self, x: Tensor) -> Tensor:
+        """x: activated -> the shortcut, ``[B, C_out, H', W']``."""
         if self.shortcut is not None:
-            shortcut = self.shortcut(x)
-        else:
-            shortcut = x[:, :, :: self.stride, :: self.stride]
-        return shortcut + self.drop_path(self.branch(x))
+            return self.shortcut(x)
+        return x[:, :, :: self.stride, :: self.stride]
 
 
 class BottleneckBranch(nn.Module):
@@ -85,7 +87,16 @@ class BottleneckBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: ``[B, C_in, H, W]`` -> ``[B, C_out, H/stride, W/stride]``."""
-        return self.conv3(self.conv2(self.conv1(x)))
+        return self.conv3(self.inner(x))
+
+    def inner(self, x: Tensor) -> Tensor:
+        """The input of the last convolution."""
+        return self.conv2(self.conv1(x))
+
+    @property
+    def last(self) -> ConvNorm:
+        """The last convolution."""
+        return self.conv3
 
 
 class BasicBranch(nn.Module):
@@ -115,4 +126,13 @@ class BasicBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: ``[B, C_in, H, W]`` -> ``[B, C_out, H/stride, W/stride]``."""
-        return self.conv2(self.conv1(x))
+        return self.conv2(self.inner(x))
+
+    def inner(self, x: Tensor) -> Tensor:
+        """The input of the last convolution."""
+        return self.conv1(x)
+
+    @property
+    def last(self) -> ConvNorm:
+        """The last convolution."""
+        return self.conv2

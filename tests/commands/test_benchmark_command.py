@@ -56,7 +56,7 @@ def test_table(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[0] == "axial_deeplab_tiny, 33x49, batch 1, 133 classes, 32-true"
     assert re.fullmatch(r"\d+ threads? of .*; .* Python 3\..*, PyTorch \d.*", lines[1])
     labels = [line[:30].rstrip() for line in lines[3:]]
-    assert labels[:10] == [
+    assert labels[:11] == [
         "",
         "training step",
         "  ours",
@@ -65,6 +65,7 @@ def test_table(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
         "  ours",
         "  ours, batch norms folded",
         "  ours, folded, channels last",
+        "  ours, folded, fused",
         "  textbook attention",
         "post-processing",
     ]

@@ -78,7 +78,12 @@ def test_what_is_compared() -> None:
     def forms(*overrides: str) -> dict[str, list[str]]:
         return {part: list(forms) for part, forms in contestants(job(*overrides)).items()}
 
-    inference = ["ours", "ours, batch norms folded", "ours, folded, channels last"]
+    inference = [
+        "ours",
+        "ours, batch norms folded",
+        "ours, folded, channels last",
+        "ours, folded, fused",
+    ]
     assert forms("model=max_deeplab_tiny") == {
         "training step": ["ours", "textbook attention"],
         "inference": [*inference, "textbook attention"],
