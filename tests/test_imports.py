@@ -36,7 +36,7 @@ ALLOWED = {
         "visualization",
     },
     "checkpoints": {"backbones", "decoders", "layers", "models", "errors", "machine"},
-    "loggers": {"machine"},
+    "loggers": {"errors", "machine"},
     "tasks": {"checkpoints", "errors", "inference", "layers", "losses"},
     "callbacks": {
         *("checkpoints", "datasets", "errors", "evaluation", "formats", "inference"),

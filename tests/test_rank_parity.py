@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from axialseg.commands import train
+from axialseg.loggers.csv import read_table
 
 Command = Callable[[Callable[[], None], list[str]], None]
 STEPS = 20
@@ -31,6 +32,10 @@ def test_losses_and_gradients_in_float64(
     for ranks in (1, 2):
         where = [f"trainer.devices={ranks}", f"hydra.run.dir={tmp_path / str(ranks)}"]
         command(train.main, [*arguments, *where])
+    logged = [dict(read_table(tmp_path / ranks / "metrics.csv")) for ranks in "12"]
+    for name, value in logged[0][STEPS - 1].items():
+        if name.startswith("train/"):  # Lightning keeps float32
+            assert logged[1][STEPS - 1][name] == pytest.approx(value, rel=1e-6), name
     for step in range(STEPS):
         one, first, second = (
             torch.load(tmp_path / rank / f"loss_{step}.pt")

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from axialseg.datasets.image_classes import ImageClasses
-from axialseg.loggers.wandb import find_wandb_logger
+from axialseg.loggers.pictures import log_pictures
 from axialseg.machine.whole_file import whole_file
 from axialseg.visualization.image_grid import GuessedImage, image_grid
 
@@ -18,7 +18,7 @@ class ClassificationImages(pl.Callback):
     """Draws images from all over each validation in one sheet, with true and guessed names.
 
     Written to `images/validation.png` in the folder of the run, over that of the validation before,
-    and to W&B if that logs. Under several ranks these are images of rank 0.
+    and to W&B and TensorBoard if they log. Under several ranks these are images of rank 0.
 
     Args:
         count: number of images.
@@ -71,9 +71,7 @@ class ClassificationImages(pl.Callback):
         path = Path(trainer.default_root_dir) / "images" / "validation.png"
         with whole_file(path) as draft:
             Image.fromarray(sheet).save(draft)
-        wandb_logger = find_wandb_logger(trainer)
-        if wandb_logger is not None:
-            wandb_logger.log_image("val/images", [sheet], trainer.global_step)
+        log_pictures(trainer, "val/images", {"validation": sheet})
 
 
 def _classes(trainer: pl.Trainer) -> ImageClasses:

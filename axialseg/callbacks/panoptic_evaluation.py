@@ -22,11 +22,16 @@ from axialseg.panoptic.panoptic_map import PanopticSegments, segments_from_panop
 
 log = logging.getLogger(__name__)
 
-LOGGED = ("PQ", "PQ_things", "PQ_stuff", "SQ", "RQ", "mIoU", "AP")
+LOGGED = (
+    *(f"{name}{group}" for name in ("PQ", "SQ", "RQ") for group in ("", "_things", "_stuff")),
+    *("mIoU", "AP", "AP50", "AP75"),
+)
 
 
 class PanopticEvaluation(pl.Callback):
-    """After each validation: a table as text, `metrics.json`, scalars ``val/*``, a table for W&B.
+    """After each validation: a table as text, `metrics.json`, scalars ``val/*``, classes.
+
+    The PQ of each class is logged as ``classes/<name>``; W&B also gets tables and a chart of them.
 
     Images are scored beside the next batch's forward pass. Their counts are summed up in the order
     of the data set, so any number of ranks gives the same numbers to the last bit. Images without
@@ -127,7 +132,7 @@ class PanopticEvaluation(pl.Callback):
                 log.warning("%s", warning)
         table, record = trainer.strategy.broadcast(told)
         self.record = record
-        log_scores(trainer, pl_module, record, LOGGED, table)
+        log_scores(trainer, pl_module, record, LOGGED, table, of_classes="PQ")
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from axialseg.formats.coco_panoptic import below
 from axialseg.inference.predict import PanopticPrediction
-from axialseg.loggers.wandb import find_wandb_logger
+from axialseg.loggers.pictures import MaskedImage, log_masks, log_pictures
 from axialseg.machine.whole_file import whole_file
 from axialseg.metrics.image_quality import image_quality
 from axialseg.metrics.segment_overlap import segment_overlap
@@ -37,8 +37,9 @@ class PanopticImages(pl.Callback):
     Of an image without ground truth, image | prediction.
 
     Written to `images/<name of the image>.png` in the folder of the run, in folders as the images,
-    over those of the validation before, and to W&B if that logs. Under several ranks these are the
-    images of rank 0.
+    over those of the validation before, and as ``val/images`` to W&B and TensorBoard if they log.
+    W&B also gets ``val/masks``: the images with the classes of truth and prediction as masks. They
+    are the same images at each validation; under several ranks, images of rank 0.
 
     The worst ones are in `images/worst/`, with the PQ of the image in their names.
 
@@ -52,10 +53,11 @@ class PanopticImages(pl.Callback):
         self.worst = worst
         self._worst: list[_Drawable] = []
         self._pictures: dict[str, NDArray[np.uint8]] = {}
+        self._masked: list[MaskedImage] = []
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts a new set."""
-        self._pictures, self._worst = {}, []
+        self._pictures, self._masked, self._worst = {}, [], []
 
     def on_validation_batch_end(
         self,
@@ -92,6 +94,7 @@ class PanopticImages(pl.Callback):
             )
             if is_first:
                 self._pictures[drawable.name] = _picture(drawable, categories)
+                self._masked.append(_masked(drawable, categories.ignore_class))
             if is_worst:
                 worst = sorted([*self._worst, drawable], key=lambda d: d.pq)
                 self._worst = worst[: self.worst]
@@ -109,12 +112,10 @@ class PanopticImages(pl.Callback):
             with whole_file(folder / f"{name}.png") as draft:
                 Image.fromarray(picture).save(draft)
         self._write_worst(folder / "worst", trainer)
-        wandb_logger = find_wandb_logger(trainer)
-        if wandb_logger is not None:
-            pictures = list(self._pictures.values())
-            wandb_logger.log_image(
-                "val/images", pictures, trainer.global_step, caption=list(self._pictures)
-            )
+        log_pictures(trainer, "val/images", self._pictures)
+        categories: Categories = trainer.datamodule.categories  # type: ignore[attr-defined]
+        names = {class_id: category.name for class_id, category in categories.by_class_id.items()}
+        log_masks(trainer, "val/masks", self._masked, names, categories.ignore_class)
 
     def _write_worst(self, folder: Path, trainer: pl.Trainer) -> None:
         """Replaces the pictures of the worst images by those of this validation."""
@@ -137,6 +138,14 @@ class PanopticImages(pl.Callback):
 def _picture(drawable: _Drawable, categories: Categories) -> NDArray[np.uint8]:
     """Image, ground truth and prediction side by side."""
     return comparison(drawable.image, drawable.truth, drawable.predicted, categories)
+
+
+def _masked(drawable: _Drawable, void: int) -> MaskedImage:
+    """The image with the classes of truth and prediction."""
+    masks = {"prediction": drawable.predicted.semantic_map(void)}
+    if drawable.truth is not None:
+        masks["ground truth"] = drawable.truth.semantic_map(void)
+    return MaskedImage(drawable.name, drawable.image, masks)
 
 
 def _at_size(image: Tensor, shape: tuple[int, ...]) -> NDArray[np.uint8]:

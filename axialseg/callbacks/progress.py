@@ -17,9 +17,10 @@ log = logging.getLogger(__name__)
 class Progress(pl.Callback):
     """One line every so many steps, and at least one a minute; the first one within 15 seconds.
 
-    A line tells step, mean loss and loss terms since the last line, learning rate, images per
-    second (training alone, all devices), time since the start and time left. The time left counts
-    the validations to come at the time of those that were; before the first one it says so.
+    A line tells step, mean loss and loss terms since the last line (over all ranks and accumulated
+    batches), learning rate, images per second (training alone, all devices), time since the start
+    and time left. The time left counts the validations to come at the time of those that were;
+    before the first one it says so.
 
     Where a step takes longer than that, a line says how far the training is, without its losses.
 
@@ -87,16 +88,17 @@ class Progress(pl.Callback):
         batch: dict[str, Any],
         batch_idx: int,
     ) -> None:
-        """Adds the batch up; prints the line if it is due."""
-        # Batches whose step is skipped would hide the others' mean.
-        is_finite = outputs["loss"].isfinite()
-        for name, value in outputs.items():
-            self._sums[name] = self._sums.get(name, 0) + torch.where(is_finite, value, 0)
-        self._finite = self._finite + is_finite.int()
+        """Adds the step up; prints the line if it is due."""
         self._images += len(batch["image"]) * trainer.world_size
         if trainer.global_step == self._step:  # an accumulated batch: the step is not over
             return
         self._step = trainer.global_step
+        losses: dict[str, Tensor] = pl_module.step_losses.means  # type: ignore[union-attr,assignment]
+        # A step that is skipped would hide the others' mean.
+        is_finite = losses["loss"].isfinite()
+        for name, value in losses.items():
+            self._sums[name] = self._sums.get(name, 0) + torch.where(is_finite, value, 0)
+        self._finite = self._finite + is_finite.int()
         patience = self.every_seconds if self._lines else self.first_seconds
         is_late = time.monotonic() - self._line_started >= patience
         is_due = self._step % self.every_n_steps == 0 or self._step == trainer.max_steps
@@ -109,8 +111,8 @@ class Progress(pl.Callback):
 
     def _line(self, trainer: pl.Trainer) -> str:
         now = time.monotonic()
-        batches = max(int(self._finite), 1)
-        means = {name: float(value) / batches for name, value in self._sums.items()}
+        steps = max(int(self._finite), 1)
+        means = {name: float(value) / steps for name, value in self._sums.items()}
         loss = means.pop("loss")
         terms = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
         rate = self._images / max(now - self._line_started, 1e-9)

@@ -9,7 +9,7 @@ from axialseg.machine.whole_file import whole_file
 from axialseg.visualization.curves import save_curves
 
 VALIDATION = ("val/PQ", "val/PQ_things", "val/PQ_stuff", "val/mIoU", "val/top1", "val/top5")
-NO_LOSSES = ("train/lr", "train/skipped_steps")
+NO_LOSSES = ("train/lr", "train/lr_backbone", "train/skipped_steps", "train/gradient_norm")
 
 
 class TrainingCurves(pl.Callback):
@@ -31,7 +31,7 @@ class TrainingCurves(pl.Callback):
         panels = {
             "Training loss, and its terms before their weights": losses,
             "Validation, %": VALIDATION,
-            "Learning rate": ["train/lr"],
+            "Learning rate": ["train/lr", "train/lr_backbone"],
         }
         if rows:
             with whole_file(Path(trainer.default_root_dir) / "curves.png") as draft:

@@ -28,13 +28,14 @@ from axialseg.config.check import nearest
 from axialseg.config.mistakes import choices
 from axialseg.errors import RunFailedError, UserError
 from axialseg.machine.in_use import only_job_in
+from axialseg.machine.provenance import SWEEP_JOB
 from axialseg.machine.whole_file import whole_file
 from axialseg.visualization.text_table import text_table
 
 log = logging.getLogger(__name__)
 
-JOB = "sweep_job.json"
 TABLE = "sweep.csv"
+KEYS = "swept_keys.json"
 TRIAL_FOLDER = "trial_${folder_of:${hydra.overrides.task}}"
 OPTUNA = "hydra/sweeper=optuna"
 # Choice -> the package that brings it.
@@ -130,6 +131,7 @@ class Sweep:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with only_job_in(self.folder):
+            _write(self.folder / KEYS, self.keys)
             after = [f"hydra.sweep.dir={_in_quotes(str(self.folder))}"]
             if self.is_optuna:
                 after += [f"hydra.sweeper.storage={_in_quotes(self._storage)}"]
@@ -252,6 +254,7 @@ def run_sweep_job(
         "overrides": sorted(map(str, hydra.overrides.task)),
         "objective": str(cfg.model.objective),
         "status": "started",
+        "swept": _swept(cfg, folder.parent / KEYS),
     }
     earlier = dict(_records(folder.parent)).get(folder)
     if earlier and earlier["overrides"] == record["overrides"] and earlier["status"] == "done":
@@ -271,7 +274,7 @@ def _recorded(
     record: dict[str, Any],
     mistake_of: Callable[[BaseException], UserError | None],
 ) -> float:
-    _write(folder / JOB, record)
+    _write(folder / SWEEP_JOB, record)
     try:
         result = job(cfg)
     except Exception as error:
@@ -281,16 +284,27 @@ def _recorded(
         else:
             log.error("This job failed: %s", mistake)
         why = str(mistake) if mistake else f"{type(error).__name__}: {error}"
-        _write(folder / JOB, record | {"status": "failed", "why": why})
+        _write(folder / SWEEP_JOB, record | {"status": "failed", "why": why})
         return math.nan
-    _write(folder / JOB, record | {"status": "done"})
+    _write(folder / SWEEP_JOB, record | {"status": "done"})
     return math.nan if result is None else result
+
+
+def _swept(cfg: DictConfig, file: Path) -> dict[str, Any]:
+    """The swept keys with their values in this job: names of choices, numbers, plain lists."""
+    keys: list[str] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    choices = HydraConfig.get().runtime.choices
+    found = {key: choices[key] if key in choices else OmegaConf.select(cfg, key) for key in keys}
+    return {
+        key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        for key, value in found.items()
+    }
 
 
 def _records(folder: Path) -> list[tuple[Path, Any]]:
     """The jobs of a sweep that have begun: folder and record."""
     found = []
-    for file in sorted(folder.glob(f"*/{JOB}")):
+    for file in sorted(folder.glob(f"*/{SWEEP_JOB}")):
         try:
             found.append((file.parent, json.loads(file.read_text(encoding="utf-8"))))
         except (OSError, ValueError):
@@ -319,7 +333,7 @@ def _in_quotes(text: str) -> str:
     return f"'{escaped}'"
 
 
-def _write(file: Path, record: dict[str, Any]) -> None:
+def _write(file: Path, record: Any) -> None:
     with whole_file(file) as draft:
         draft.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 

@@ -52,8 +52,28 @@ def check_training(cfg: DictConfig) -> None:
     for name in ("max_steps", "accumulate_grad_batches"):
         if cfg.trainer[name] < 1:
             raise UserError(f"trainer.{name}={cfg.trainer[name]}, but it must be 1 or more")
+    _check_switches(cfg.trainer)
     if cfg.compile:
         check_compiler()
+
+
+def _check_switches(trainer: DictConfig) -> None:
+    """Refuses switches of Lightning that endless training data give no meaning to."""
+    share = trainer.limit_train_batches
+    if isinstance(share, float) and share != 1.0:
+        raise UserError(
+            f"trainer.limit_train_batches={share}: training draws images without end, so there is "
+            "no share of them; give trainer.max_steps=<number>"
+        )
+    if trainer.overfit_batches:
+        raise UserError(
+            f"trainer.overfit_batches={trainer.overfit_batches}: training draws images without "
+            "end, so there are no first batches to repeat; to learn a few images by heart, train "
+            "on a data set that holds them alone, as experiments=coco/overfit does"
+        )
+    steps = trainer.fast_dev_run
+    if not isinstance(steps, bool | int) or steps < 0:
+        raise UserError(f"trainer.fast_dev_run={steps}, but it must be true or a number of steps")
 
 
 def _fit(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:

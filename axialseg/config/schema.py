@@ -96,9 +96,13 @@ class TrainerConf:
     val_check_interval: Any = None  # optimiser steps between two validations
     check_val_every_n_epoch: int | None = None  # null, because the training data are endless
     num_sanity_val_steps: int = 0  # validation batches before training
-    limit_train_batches: int | None = None  # training batches, null is all
+    # training batches, a count; null is all, because a share of endless data is no number
+    limit_train_batches: Any = None
     # validation batches; a count, or a share as a float; null is all
     limit_val_batches: Any = None
+    # true, or a number: so many steps and validation batches, without loggers and checkpoints
+    fast_dev_run: Any = False
+    overfit_batches: Any = 0  # 0, because endless training data have no first batches to repeat
     gradient_clip_val: float | None = None  # largest norm of the gradient, null is no limit
     log_every_n_steps: int = 20  # optimiser steps between two logged values
     deterministic: bool = False  # true makes GPU runs repeatable bit for bit too, at some cost

@@ -276,6 +276,7 @@ class InMemoryDataset:
 
     def __init__(self, dataset: PanopticDataset) -> None:
         """Reads everything."""
+        self.original = dataset
         self.categories = dataset.categories
         self.samples = [dataset.read(index) for index in range(len(dataset))]
 

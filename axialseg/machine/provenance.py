@@ -19,6 +19,7 @@ SOURCES = Path(__file__).resolve().parents[2]
 STORED_BYTES = 1_000_000  # of a new file; longer ones are named only
 VARIABLES = ("AXIALSEG_DATA", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
 FILE = "provenance.json"
+SWEEP_JOB = "sweep_job.json"  # what a job of a sweep was asked to do, and how it ended
 
 
 def keep_provenance(start: str, folder: Path, cores: int) -> None:

@@ -29,6 +29,8 @@ class StepGuard:
 
     def __init__(self, net: nn.Module, name_images: Callable[[Tensor], list[str]]) -> None:
         self.skipped_steps = 0
+        self.gradient_norm: Tensor | float = 0.0
+        """Of the newest step that was checked: of all gradients together; not finite if skipped."""
         self._net = net
         self._name_images = name_images
         self.skipped_in_a_row = 0
@@ -73,7 +75,10 @@ class StepGuard:
         """
         watched, self._watched = self._watched, []
         stepped = [parameter for parameter in parameters if parameter.grad is not None]
-        if _all_finite(stepped):
+        gradients = [parameter.grad for parameter in stepped if parameter.grad is not None]
+        norms = torch.stack(torch._foreach_norm(gradients)) if gradients else torch.zeros(1)
+        self.gradient_norm = norms.norm()
+        if norms.isfinite().all():  # waits for the device, once
             self.skipped_in_a_row = 0
             return True
         for parameter in stepped:
@@ -101,9 +106,3 @@ class StepGuard:
             )
         else:
             log.warning("%s is skipped, because a gradient is not finite", step)
-
-
-def _all_finite(parameters: list[nn.Parameter]) -> bool:
-    """Whether all gradients are finite; waits for the device once."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    return not gradients or bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all())

@@ -20,6 +20,7 @@ from axialseg.checkpoints.stored_weights import refuse_not_finite
 from axialseg.errors import RunFailedError, UserError
 from axialseg.losses.losses import Losses
 from axialseg.tasks.step_guard import StepGuard
+from axialseg.tasks.step_losses import StepLosses
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class TrainingTask(pl.LightningModule, ABC):
         self.seed = seed
         self.channels_last = channels_last
         self.guard = StepGuard(net, self._image_names)
+        self.step_losses = StepLosses()
         self._first_step = 0
         self._kept_steps = 0
         self._is_within_step = False
@@ -116,21 +118,31 @@ class TrainingTask(pl.LightningModule, ABC):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """The total loss as ``loss``, and each term by its name; means of the batch.
 
-        Terms are returned and logged before their weights: changing a weight rescales no curve.
+        Terms are those before their weights: changing a weight rescales no curve.
         """
         losses = self.training_losses(self.ordered(batch))
         detached = {name: term.detach().mean() for name, term in losses.terms.items()}
-        self.log("train/loss", losses.total.detach().mean())
-        self.log_dict({f"train/{name}": term for name, term in detached.items()})
-        self.log("train/lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
-        self.log("train/skipped_steps", float(self.guard.skipped_steps))
+        self.step_losses.add({"loss": losses.total.detach().mean(), **detached})
         return {"loss": self.guard.watch(losses.total, batch["index"]), **detached}
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Drops the step if it would make weights NaN; the learning rate moves on all the same."""
+        """Logs the step, and drops it if it would make weights NaN.
+
+        The learning rate moves on all the same. Logged are ``train/loss`` and ``train/<term>``, as
+        `StepLosses` has them; the base rate, and the backbone's where it differs, of this step;
+        the norm of the gradient before it is clipped; and the number of skipped steps before this.
+        """
+        self.log_dict({f"train/{name}": value for name, value in self.step_losses.finish().items()})
+        rates = [group["lr"] for group in optimizer.param_groups]
+        self.log("train/lr", max(rates))
+        if min(rates) < max(rates):
+            self.log("train/lr_backbone", min(rates))
+        self.log("train/skipped_steps", float(self.guard.skipped_steps))
         parameters = (p for group in optimizer.param_groups for p in group["params"])
         step = f"Step {self.global_step} of seed {self.seed}"
-        if not self.guard.check(parameters, step) and self._kept_steps < KEPT_STEPS:
+        goes_ahead = self.guard.check(parameters, step)
+        self.log("train/gradient_norm", self.guard.gradient_norm)
+        if not goes_ahead and self._kept_steps < KEPT_STEPS:
             self._keep_step()
 
     def on_train_end(self) -> None:

@@ -72,6 +72,9 @@ def test_accumulated_batches_count_as_one_step(
 ) -> None:
     found = lines(tmp_path, caplog, Progress(every_n_steps=5), accumulate_grad_batches=3)
     assert [int(line["step"]) for line in found] == [5, 10]
+    for line in found:
+        total = float(line["semantic"]) + 0.01 * float(line["extra"])
+        assert float(line["loss"]) == pytest.approx(total, abs=2e-3)
 
 
 def test_long_validation_shows_that_it_lives(

@@ -168,7 +168,7 @@ def test_logs_to_wandb(tiny_classification: list[str], tmp_path: Path, command: 
     command(train.main, [*arguments, f"hydra.run.dir={tmp_path}"])
     (folder,) = (tmp_path / "wandb").glob("offline-run-*/files/media")
     assert list(folder.glob("images/val/images_*.png"))
-    assert list(folder.glob("table/val/classes_*.table.json"))
+    assert list(folder.glob("table/classes/table_*.table.json"))
 
 
 def test_attention_of_a_classifier(

@@ -12,6 +12,8 @@ import torch
 import yaml
 from PIL import Image
 from scoring_cases import assert_repeats
+from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+from wandb_records import OfflineRun
 
 from axialseg.commands import evaluate, train
 from axialseg.commands.train import checkpoint_to_resume
@@ -20,6 +22,7 @@ from axialseg.errors import UserError
 Command = Callable[[Callable[[], None], list[str]], None]
 Refusal = Callable[[Callable[[], None], list[str]], str]
 
+ROOT = Path(__file__).resolve().parents[2]
 PERCENTAGES = ("PQ", "PQ_things", "PQ_stuff", "SQ", "RQ", "mIoU")
 
 
@@ -253,8 +256,31 @@ def test_each_job_of_a_sweep_is_a_wandb_run(
 ) -> None:
     sweep = ["-m", *tiny_run, "seed=1,2", "trainer.max_steps=1", "logger=wandb_offline"]
     command(train.main, [*sweep, f"hydra.sweep.dir={tmp_path}"])
-    runs = [list((tmp_path / job / "wandb").glob("offline-run-*/*.wandb")) for job in ("0", "1")]
-    assert [len(files) for files in runs] == [1, 1]
+    for job in ("0", "1"):
+        found = OfflineRun(tmp_path / job)
+        assert found.run.run_group == f"{tmp_path.parent.name}/{tmp_path.name}"
+        assert found.run.display_name == f"{job} seed={int(job) + 1}"
+        assert found.config["sweep"] == {"seed": int(job) + 1}
+
+
+def test_a_job_of_a_wandb_agent_is_the_run_that_the_agent_has_made(
+    tiny_run: list[str], tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = yaml.safe_load((ROOT / "docs/wandb_sweep.yaml").read_text())
+    assert file["program"] == "train.py"
+    assert file["command"] == ["${env}", "python", "${program}", "${args_no_hyphens}"]
+    asked = {"logger": "wandb", "schedule.lr": 0.001, "trainer.max_steps": 1, "compile": False}
+    assert set(asked) & set(file["parameters"]) == set(asked) - {"compile"}
+    written = create_sweep_command_args({"args": {k: {"value": v} for k, v in asked.items()}})
+    monkeypatch.setenv("WANDB_SWEEP_ID", "asweep")
+    monkeypatch.setenv("WANDB_RUN_ID", "therun")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    arguments = [*tiny_run, *written["args_no_hyphens"], "trainer.devices=2"]
+    command(train.main, [*arguments, f"hydra.run.dir={tmp_path}"])
+    found = OfflineRun(tmp_path)  # of two ranks, one
+    assert (found.run.run_id, found.run.sweep_id) == ("therun", "asweep")
+    assert found.config["schedule"]["lr"] == 0.001
+    assert "val/PQ" in found.keys
 
 
 def test_several_devices_are_ranks_of_one_run(
@@ -266,6 +292,28 @@ def test_several_devices_are_ranks_of_one_run(
     assert (metrics["step"], metrics["images"]) == (4, 4)
     assert "devices: 2" in (tmp_path / ".hydra/config.yaml").read_text()
     assert (tmp_path / "checkpoints/last.ckpt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("switch", "reason"),
+    [
+        ("limit_train_batches=0.5", "without end, so there is no share of them; give trainer.max"),
+        ("overfit_batches=2", "so there are no first batches to repeat; to learn a few images"),
+        ("fast_dev_run=-1", "but it must be true or a number of steps"),
+    ],
+)
+def test_switches_without_a_meaning_are_refused(switch: str, reason: str, refusal: Refusal) -> None:
+    message = refusal(train.main, [f"trainer.{switch}"])
+    assert message.startswith(f"error: trainer.{switch}")
+    assert reason in message
+
+
+def test_fast_dev_run_takes_a_step_and_validates(
+    tiny_run: list[str], tmp_path: Path, command: Command
+) -> None:
+    command(train.main, [*tiny_run, "trainer.fast_dev_run=true", f"hydra.run.dir={tmp_path}"])
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert (metrics["step"], metrics["images"]) == (1, 2)
 
 
 def test_finds_where_to_resume(tmp_path: Path) -> None:
