@@ -1,7 +1,7 @@
 # `make train` and `make test` are all one needs; both set up .venv first, once.
 # ARGS goes to the command:  make train ARGS='model=axial_hybrid_tiny trainer.max_steps=200'
 
-.PHONY: train evaluate test bench setup lint format
+.PHONY: train evaluate test bench setup lint format docs
 .DELETE_ON_ERROR:
 
 VENV := .venv
@@ -27,6 +27,11 @@ lint: setup
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest --quiet tests/test_known_bad_versions.py
+
+# The documentation as a site in build/site; a broken link, anchor or docstring ends it.
+docs: setup
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --quiet
 
 format: setup
 	$(VENV)/bin/ruff check --fix .
