@@ -21,8 +21,6 @@ PAGES = {
 LINK = re.compile(
     r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>(?![a-z]+:|#)[^)\s#]+)(?P<anchor>#[^)]*)?\)"
 )
-    r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>(?![a-z]+:|#)[^)\s#]+)(?P<anchor>#[^)]*)?\)"
-)
 
 
 def on_files(files: Files, config: Any) -> Files:
