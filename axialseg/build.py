@@ -6,6 +6,7 @@ post-processing; then the task, the callbacks and the trainer.
 
 import inspect
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,34 @@ def build_data(cfg: DictConfig, batch_size: int) -> Any:
 def build_evaluation_data(cfg: DictConfig) -> Any:
     """The LightningDataModule for validation alone."""
     return build(cfg.data, batch_size=1, **_asked_for(cfg.data, {"targets": None}))
+
+
+def build_picture_data(cfg: DictConfig, folder: str, categories: Categories) -> Any:
+    """The LightningDataModule for pictures without ground truth; the data set is not opened.
+
+    Args:
+        cfg: with `data`, whose loaders and evaluation transform apply.
+        folder: of the pictures, and of folders of them.
+        categories: what is to be found in them.
+    """
+    from axialseg.datasets.image_folder import ImageFolder
+
+    data = cfg.data.copy()
+    OmegaConf.set_struct(data, False)
+    arguments = {
+        "root": folder,
+        "val_dataset": partial(ImageFolder, categories=categories),
+        "val_share": None,
+        "classes": None,  # changed already
+        "apply_exif": True,  # as people see photographs
+        "skip_invalid": False,
+        "cache": False,
+        "batch_size": 1,
+        "targets": None,
+    }
+    for name in arguments:
+        data.pop(name, None)
+    return build(data, **arguments)
 
 
 def build_classes(data: DictConfig) -> Classes:
@@ -188,6 +217,8 @@ def build_task(cfg: DictConfig, categories: Classes) -> "pl.LightningModule":
 
 def has_validation(cfg: DictConfig) -> bool:
     """Whether there are images to validate on."""
+    if OmegaConf.select(cfg, "images") is not None:
+        return True
     return cfg.data.get("val_dataset") is not None or cfg.data.get("val_share") is not None
 
 

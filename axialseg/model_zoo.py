@@ -121,14 +121,48 @@ def load(source: str | Path, trust: Collection[str] = ()) -> "LoadedModel":
     """
     from omegaconf import OmegaConf
 
-    from axialseg.build import build, build_classes, build_net, build_postprocess
+    from axialseg.build import build, build_net, build_postprocess
     from axialseg.checkpoints.initial import load_trained_weights
+    from axialseg.inference.loaded_model import LoadedModel
+
+    path, config, categories = describe(source, trust)
+    cfg = OmegaConf.create(config)
+    net = build_net(cfg.model, categories)
+    step = load_trained_weights(net, path)
+    return LoadedModel(
+        cfg.model.name,
+        net.eval(),
+        categories,
+        config,
+        step,
+        build(cfg.data.eval_transform, crop_size=list(cfg.data.eval_size)),
+        build_postprocess(cfg.model, categories),
+    )
+
+
+def describe(
+    source: str | Path, trust: Collection[str] = ()
+) -> tuple[Path, dict[str, Any], "Classes"]:
+    """What a trained network tells of itself, without building it.
+
+    Args:
+        source: as of `load`.
+        trust: as of `load`.
+
+    Returns:
+        The file of its weights, its config (`model` and `data`), and its classes.
+
+    Raises:
+        UserError: as of `load`.
+    """
+    from omegaconf import OmegaConf
+
+    from axialseg.build import build_classes
     from axialseg.checkpoints.model_folder import WEIGHTS, read_description
     from axialseg.checkpoints.own_weights import stored_run
     from axialseg.checkpoints.run_checkpoints import newest_checkpoint
     from axialseg.checkpoints.sources import find_source
     from axialseg.config.saved import accepted
-    from axialseg.inference.loaded_model import LoadedModel
 
     path = Path(source).expanduser()
     if (path / ".hydra").is_dir():
@@ -147,19 +181,9 @@ def load(source: str | Path, trust: Collection[str] = ()) -> "LoadedModel":
             stored, classes = stored_run(path)
         used = {key: stored[key] for key in ("model", "data")}
         config = accepted(used, str(path), trust)
-    cfg = OmegaConf.create(config)
-    categories = build_classes(cfg.data) if classes is None else _from_plain(classes)
-    net = build_net(cfg.model, categories)
-    step = load_trained_weights(net, path)
-    return LoadedModel(
-        cfg.model.name,
-        net.eval(),
-        categories,
-        config,
-        step,
-        build(cfg.data.eval_transform, crop_size=list(cfg.data.eval_size)),
-        build_postprocess(cfg.model, categories),
-    )
+    if classes is None:
+        return path, config, build_classes(OmegaConf.create(config["data"]))
+    return path, config, _from_plain(classes)
 
 
 def _published_config(row: PublishedCheckpoint) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from axialseg.formats.coco_panoptic import below
 from axialseg.inference.predict import PanopticPrediction
-from axialseg.loggers.pictures import MaskedImage, log_masks, log_pictures
+from axialseg.loggers.pictures import MaskedImage, log_masks, log_pictures, shows_pictures
 from axialseg.machine.whole_file import whole_file
 from axialseg.metrics.image_quality import image_quality
 from axialseg.metrics.segment_overlap import segment_overlap
@@ -44,20 +44,22 @@ class PanopticImages(pl.Callback):
     The worst ones are in `images/worst/`, with the PQ of the image in their names.
 
     Args:
-        count: number of images.
+        count: number of images; None: all.
         worst: number of the images with the lowest PQ.
     """
 
-    def __init__(self, count: int = 8, worst: int = 8) -> None:
+    def __init__(self, count: int | None = 8, worst: int = 8) -> None:
         self.count = count
         self.worst = worst
         self._worst: list[_Drawable] = []
+        self._names: set[str] = set()
+        # For loggers that show pictures; not kept without one, because there may be many.
         self._pictures: dict[str, NDArray[np.uint8]] = {}
         self._masked: list[MaskedImage] = []
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts a new set."""
-        self._pictures, self._masked, self._worst = {}, [], []
+        self._names, self._pictures, self._masked, self._worst = set(), {}, [], []
 
     def on_validation_batch_end(
         self,
@@ -75,11 +77,11 @@ class PanopticImages(pl.Callback):
         for position, prediction in enumerate(outputs):
             shape = prediction.panoptic.shape
             truth = batch["segments"][position]
-            if truth is None and len(self._pictures) == self.count:
+            is_first = self.count is None or len(self._names) < self.count
+            if truth is None and not is_first:
                 continue
             predicted = segments_from_panoptic_map(prediction.panoptic, categories.ignore_class)
             pq = 1.0 if truth is None else image_quality(segment_overlap(predicted, truth)).pq
-            is_first = len(self._pictures) < self.count
             is_worst = truth is not None and self._is_worst(pq)
             if not is_first and not is_worst:
                 continue
@@ -93,8 +95,7 @@ class PanopticImages(pl.Callback):
                 predicted,
             )
             if is_first:
-                self._pictures[drawable.name] = _picture(drawable, categories)
-                self._masked.append(_masked(drawable, categories.ignore_class))
+                self._draw(drawable, trainer)
             if is_worst:
                 worst = sorted([*self._worst, drawable], key=lambda d: d.pq)
                 self._worst = worst[: self.worst]
@@ -104,18 +105,28 @@ class PanopticImages(pl.Callback):
         return self.worst > 0 and (len(self._worst) < self.worst or pq < self._worst[-1].pq)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Writes the set."""
+        """Writes the worst ones, and tells the loggers."""
+        if not self._names:
+            return
+        self._write_worst(Path(trainer.default_root_dir) / "images" / "worst", trainer)
         if not self._pictures:
             return
-        folder = Path(trainer.default_root_dir) / "images"
-        for name, picture in self._pictures.items():
-            with whole_file(folder / f"{name}.png") as draft:
-                Image.fromarray(picture).save(draft)
-        self._write_worst(folder / "worst", trainer)
         log_pictures(trainer, "val/images", self._pictures)
         categories: Categories = trainer.datamodule.categories  # type: ignore[attr-defined]
         names = {class_id: category.name for class_id, category in categories.by_class_id.items()}
         log_masks(trainer, "val/masks", self._masked, names, categories.ignore_class)
+
+    def _draw(self, drawable: _Drawable, trainer: pl.Trainer) -> None:
+        """Writes the picture of an image."""
+        categories: Categories = trainer.datamodule.categories  # type: ignore[attr-defined]
+        picture = _picture(drawable, categories)
+        file = Path(trainer.default_root_dir) / "images" / f"{drawable.name}.png"
+        with whole_file(file) as draft:
+            Image.fromarray(picture).save(draft)
+        self._names.add(drawable.name)
+        if shows_pictures(trainer):
+            self._pictures[drawable.name] = picture
+            self._masked.append(_masked(drawable, categories.ignore_class))
 
     def _write_worst(self, folder: Path, trainer: pl.Trainer) -> None:
         """Replaces the pictures of the worst images by those of this validation."""
@@ -132,7 +143,7 @@ class PanopticImages(pl.Callback):
         """The image's name without its suffix; with it where another has the same."""
         name = below(file_name)
         stem = str(name.with_suffix(""))
-        return str(name) if stem in self._pictures else stem
+        return str(name) if stem in self._names else stem
 
 
 def _picture(drawable: _Drawable, categories: Categories) -> NDArray[np.uint8]:

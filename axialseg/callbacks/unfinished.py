@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 # Settings that the predictions depend on, or what is kept of them.
 DECISIVE = (
-    *("seed", "run", "ckpt", "model", "data", "callbacks", "scales", "flip", "tile"),
+    *("seed", "run", "ckpt", "images", "model", "data", "callbacks", "scales", "flip", "tile"),
     *("tile_overlap", "fold_batch_norms", "compile"),
 )
 

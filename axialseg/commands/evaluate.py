@@ -27,7 +27,7 @@ from axialseg.commands.expected_scores import (
     matching_row,
     refuse_other_scores,
 )
-from axialseg.commands.saved_run import saved_run
+from axialseg.commands.saved_run import chosen_values, saved_run
 from axialseg.config.check import check_config, check_model_fits_data
 from axialseg.config.experiment_head import ExpectedScores
 from axialseg.config.trust import refuse_composed_names
@@ -75,6 +75,8 @@ def evaluate(cfg: DictConfig) -> float:
             "none; choose a row of experiments/README.md"
         )
     _fetch(cfg.ckpt)
+    if cfg.images is not None:
+        _draw_all(cfg)
     score = _score(cfg, folder, rows)
     metrics = folder / "metrics.json"
     if rows and metrics.is_file() and started_rank(os.environ) == 0:  # one rank speaks for all
@@ -103,6 +105,8 @@ def check_evaluation(cfg: DictConfig) -> None:
     if cfg.run is not None:
         refuse_composed_names(cfg, cfg.trust, cfg.run)
     check_config(cfg)
+    if cfg.images is not None:
+        _check_pictures(cfg)
     if cfg.compile:
         check_compiler()
     check_model_fits_data(cfg)
@@ -113,7 +117,27 @@ def check_evaluation(cfg: DictConfig) -> None:
         raise UserError(f"tile={cfg.tile} must be [height,width]")
 
 
+def _check_pictures(cfg: DictConfig) -> None:
+    folder = Path(cfg.images).expanduser()
+    if not folder.is_dir():
+        raise UserError(
+            f"images={cfg.images} is no folder; give one, with its pictures or with folders of "
+            "them (for single files there is: python -m axialseg predict)"
+        )
+    if not cfg.model.postprocess:
+        raise UserError("images=... is for models that segment; leave it out")
+    if cfg.tolerance is not None:
+        raise UserError("images=... have no ground truth to score; leave out tolerance")
+    if Path(cfg.output).resolve().is_relative_to(folder.resolve()):
+        raise UserError(
+            f"output={cfg.output} lies in images={cfg.images}, so results would be taken for "
+            "pictures; give another folder"
+        )
+
+
 def _check_rescoring(cfg: DictConfig) -> None:
+    if cfg.images is not None:
+        raise UserError("predictions=... are scored without pictures; leave out images")
     if cfg.run is not None or cfg.ckpt is not None:
         raise UserError("predictions=... is scored without a model; leave out run and ckpt")
     if OmegaConf.is_missing(cfg, "data"):
@@ -136,7 +160,11 @@ def register_saved_run(overrides: list[str]) -> None:
     if folder is None:
         saved["output"] = f"outputs/evaluation/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
     else:
-        saved |= {"run": str(folder), "output": str(folder / "evaluation")}
+        pictures = chosen_values(overrides).get("images")
+        results = Path("evaluation")
+        if pictures is not None:  # those of a scored evaluation stay as they are
+            results = Path("pictures") / Path(str(pictures)).resolve().name
+        saved |= {"run": str(folder), "output": str(folder / results)}
         saved["trainer"] = saved.get("trainer", {}) | HARDWARE_HERE
         if "model" in saved:  # another model brings this group itself
             saved["defaults"] = ["_self_", {"/model/attention": None}]
@@ -169,6 +197,15 @@ def _fetch(ckpt: str | None) -> None:
         fetch_published(ckpt)
 
 
+def _draw_all(cfg: DictConfig) -> None:
+    """A picture of each of the user's images, unless the command line says how many."""
+    drawn = cfg.callbacks.get("images")
+    if drawn is not None and "callbacks.images.count" not in chosen_values(
+        list(HydraConfig.get().overrides.task)
+    ):
+        drawn.count = None
+
+
 def _compare(rows: list[ExpectedScores], measured: dict[str, Any], cfg: DictConfig) -> None:
     """Shows what was expected beside what was measured.
 
@@ -196,7 +233,7 @@ def _validate(
     import lightning.pytorch as pl
     import torch
 
-    from axialseg.build import build_evaluation_data, build_task, build_trainer
+    from axialseg.build import build_task, build_trainer
     from axialseg.checkpoints.initial import load_trained_weights
     from axialseg.costs.training_memory import AUTOCAST
     from axialseg.inference.augmented import Augmented
@@ -206,9 +243,9 @@ def _validate(
 
     configure_torch(hardware)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    datamodule = build_evaluation_data(cfg)
-    task = build_task(cfg, datamodule.categories)
     checkpoint = cfg.ckpt or _checkpoint_of(Path(cfg.run))
+    datamodule = _data(cfg, checkpoint)
+    task = build_task(cfg, datamodule.categories)
     net = task.get_submodule("net")
     steps = load_trained_weights(net, checkpoint)
     if cfg.fold_batch_norms:
@@ -236,6 +273,20 @@ def _validate(
         source += f", after {steps:,} steps" if steps else ""
         _report(folder, trainer, datamodule, row.scores if row else {}, source)
         log.info("What was written is in %s", os.path.relpath(folder))
+
+
+def _data(cfg: DictConfig, checkpoint: str | Path) -> Any:
+    """The validation images, or the pictures that the user names."""
+    from axialseg.build import build_evaluation_data, build_picture_data
+
+    if cfg.images is None:
+        return build_evaluation_data(cfg)
+    from axialseg.model_zoo import describe
+    from axialseg.panoptic.categories import Categories
+
+    _, _, categories = describe(checkpoint, cfg.trust)
+    assert isinstance(categories, Categories)  # the model segments, see `_check_pictures`
+    return build_picture_data(cfg, cfg.images, categories)
 
 
 def _checkpoint_of(run: Path) -> Path:

@@ -30,8 +30,7 @@ def saved_run(overrides: list[str], keys: Collection[str]) -> tuple[Path | None,
     Raises:
         UserError: `run` is not the folder of a run, or its config could run a stranger's code.
     """
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    chosen = {str(override.key_or_group): override.value() for override in parsed}
+    chosen = chosen_values(overrides)
     folder = _run_folder(chosen.get("run"), chosen.get("ckpt"))
     if folder is None:
         return None, {}
@@ -41,6 +40,12 @@ def saved_run(overrides: list[str], keys: Collection[str]) -> tuple[Path | None,
     if "model/attention" in chosen and "model" in kept:
         _open_to_choice(kept["model"])
     return folder, kept
+
+
+def chosen_values(overrides: list[str]) -> dict[str, Any]:
+    """Key or group -> value, as the command line has them."""
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    return {str(override.key_or_group): override.value() for override in parsed}
 
 
 def saved_config(file: Path) -> dict[str, Any]:

@@ -61,6 +61,8 @@ def settle(cfg: DictConfig, folder: Path) -> None:
             OmegaConf.update(cfg, row["key"], row["value"], merge=False)
         missing = [key for key in open_keys if key not in {row["key"] for row in rows}]
         if missing:
+            if _rank() == 0:
+                log.info("Looking at the images and the machine, to choose the recipe")
             hardware = resolve_hardware(without_auto(cfg).trainer, None)
             rows += _Settler(cfg, hardware).choose(missing)
         if _rank() == 0:
@@ -210,6 +212,8 @@ class _Settler:
 
         if is_obviously_small(self._images(), crop, self._parameters(), room):
             return None
+        if _rank() == 0:
+            log.info("Counting the memory of a step, which takes up to a minute")
         cfg = without_auto(self.cfg)
         datamodule = build_data(cfg, batch_size=1)
         classes = datamodule.categories

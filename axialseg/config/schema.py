@@ -138,6 +138,7 @@ class EvaluateConf:
     run: str | None = None
     ckpt: str | None = None
     output: str = MISSING
+    images: str | None = None
     predictions: str | None = None
     scales: list[float] | None = None
     flip: bool = False

@@ -27,7 +27,7 @@ class ImageFolder:
 
     def __init__(
         self,
-        folder: str | Path,
+        root: str | Path,
         categories: Categories,
         suffixes: Sequence[str] = SUFFIXES,
         apply_exif: bool = False,
@@ -35,7 +35,7 @@ class ImageFolder:
         """Lists the files.
 
         Args:
-            folder: where the images are; hidden files and folders are left out.
+            root: folder of the images; hidden files and folders are left out.
             categories: the classes that are to be found in them.
             suffixes: endings of images, in lower case.
             apply_exif: see `read_rgb`; True for photographs that are to be seen upright.
@@ -43,20 +43,20 @@ class ImageFolder:
         Raises:
             UserError: the folder is missing or holds no images.
         """
-        self.folder = Path(folder)
+        self.folder = Path(root)
         if not self.folder.is_dir():
-            raise UserError(f"{folder} does not exist; give the folder of the images.")
+            raise UserError(f"{root} does not exist; give the folder of the images.")
         names = sorted(
             name
             for name in list_files(self.folder, suffixes)
             if not any(part.startswith(".") for part in name.split("/"))
         )
         if not names:
-            raise UserError(f"{folder} holds no image ({', '.join(suffixes)}); unpack them there.")
+            raise UserError(f"{root} holds no image ({', '.join(suffixes)}); unpack them there.")
         strange = [name for name in names if not is_writable(name)]
         if strange:
             raise UserError(
-                f"{folder} holds the file {strange[0]!r}, whose name is no text; give it another."
+                f"{root} holds the file {strange[0]!r}, whose name is no text; give it another."
             )
         self.names: NDArray[np.str_] = np.array(names, np.str_)
         stems = Counter(name.rpartition(".")[0] for name in names)

@@ -25,6 +25,11 @@ class MaskedImage(NamedTuple):
     masks: Mapping[str, NDArray[Any]]
 
 
+def shows_pictures(trainer: pl.Trainer) -> bool:
+    """Whether a logger is there that `log_pictures` tells."""
+    return any(isinstance(one, WandbLogger | TensorBoardLogger) for one in trainer.loggers)
+
+
 def log_pictures(trainer: pl.Trainer, key: str, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
     """Logs pictures at the trainer's step; call it on rank 0.
 

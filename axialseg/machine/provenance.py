@@ -17,6 +17,7 @@ from axialseg.machine.whole_file import whole_file
 
 SOURCES = Path(__file__).resolve().parents[2]
 STORED_BYTES = 1_000_000  # of a new file; longer ones are named only
+NAMED_FILES = 20  # of those; of more, their folders
 VARIABLES = ("AXIALSEG_DATA", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
 FILE = "provenance.json"
 SWEEP_JOB = "sweep_job.json"  # what a job of a sweep was asked to do, and how it ended
@@ -79,13 +80,14 @@ def _sources() -> tuple[dict[str, Any], bytes]:
         _git("read-tree", "HEAD", **index)
         listed = _git("ls-files", "-z", "--others", "--exclude-standard", **index) or b""
         files = [os.fsdecode(name) for name in listed.split(b"\0") if name]
-        short = [name for name in files if _is_short(SOURCES / name)]
+        own = set((_git("ls-tree", "-z", "--name-only", "HEAD") or b"").decode().split("\0"))
+        short = [name for name in files if _is_stored(name, own)]
         if short:
             _git("--literal-pathspecs", "add", "--intent-to-add", "--", *short, **index)
         changes = _git("diff", "--binary", "--no-ext-diff", "HEAD", "--", ".", **index)
     record: dict[str, Any] = {"revision": revision.decode().strip() if revision else None}
     if len(short) < len(files):
-        record["new_files_not_stored"] = sorted(set(files) - set(short))
+        record["new_files_not_stored"] = _named(set(files) - set(short))
     return record, changes or b""
 
 
@@ -105,8 +107,27 @@ def _git(*arguments: str, **environment: str) -> bytes | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def _is_short(file: Path) -> bool:
-    return file.is_file() and not file.is_symlink() and file.stat().st_size <= STORED_BYTES
+def _is_stored(name: str, own: set[str]) -> bool:
+    """Whether a new file may belong to the sources: not if it is a photograph of a new folder.
+
+    Args:
+        name: below the sources.
+        own: names at the top of the sources.
+    """
+    file = SOURCES / name
+    if not file.is_file() or file.is_symlink() or file.stat().st_size > STORED_BYTES:
+        return False
+    if name.split("/")[0] in own:
+        return True
+    with file.open("rb") as content:
+        return b"\0" not in content.read(8000)  # as git tells text from other files
+
+
+def _named(files: set[str]) -> list[str]:
+    """The files; where they are many, the folders at the top that hold them."""
+    if len(files) <= NAMED_FILES:
+        return sorted(files)
+    return sorted({top + slash for top, slash, _ in (name.partition("/") for name in files)})
 
 
 def _packages() -> dict[str, str]:

@@ -12,7 +12,7 @@ from axialseg.callbacks.panoptic_images import PanopticImages
 from axialseg.panoptic.panoptic_map import PanopticSegments
 
 
-def validate(folder: Path, data: ToyData, count: int, worst: int = 0) -> None:
+def validate(folder: Path, data: ToyData, count: int | None, worst: int = 0) -> None:
     trainer = toy_trainer(folder, val_check_interval=1, callbacks=[PanopticImages(count, worst)])
     trainer.validate(toy_task(), data, verbose=False)
 
@@ -62,6 +62,11 @@ def test_the_worst_images_have_their_quality_in_their_names(tmp_path: Path) -> N
     validate(tmp_path, ToyData(val_images=5), 1, worst=2)
     left = sorted(file.name for file in (tmp_path / "images/worst").iterdir())
     assert [name.split("_")[1] for name in left] == [name.split("_")[1] for name in everything[:2]]
+
+
+def test_all_are_drawn_where_no_number_is_given(tmp_path: Path) -> None:
+    validate(tmp_path, ToyData(val_images=5), None)
+    assert len(list((tmp_path / "images").iterdir())) == 5
 
 
 def test_no_picture_is_no_folder(tmp_path: Path) -> None:

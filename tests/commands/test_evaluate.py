@@ -221,6 +221,46 @@ def test_part_of_the_images_is_no_score_of_the_data_set(
     assert "2 of 4 images" in (tmp_path / "report.html").read_text()
 
 
+def test_pictures_without_annotation(
+    run_folder: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = tmp_path / "мои=1"
+    for number, name in enumerate(("a.jpg", "x/a.jpg", "x y/b.PNG", "x/a.png", ".hidden/c.jpg")):
+        (pictures / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (50 + number, 40), (number * 40, 90, 200)).save(pictures / name)
+    (pictures / "notes.txt").touch()
+    before = record_of(run_folder / "evaluation") if (run_folder / "evaluation").exists() else None
+    # The data of the run are gone: its checkpoint knows the classes.
+    gone = f"data.root={tmp_path / 'gone'}"
+    command(evaluate.main, [f"run={run_folder}", f"images='{pictures}'", gone])
+    written = run_folder / "pictures/мои=1"
+    table = json.loads((written / "predictions.json").read_text())
+    names = ["a.jpg", "x y/b.PNG", "x/a.jpg", "x/a.png"]
+    assert [row["file_name"] for row in table["images"]] == names
+    assert [row["width"] for row in table["images"]] == [50, 52, 51, 53]
+    for row, image in zip(table["annotations"], table["images"], strict=True):
+        with Image.open(written / "predictions" / row["file_name"]) as ids:
+            assert ids.size == (image["width"], 40)
+    drawn = {str(path.relative_to(written / "images")) for path in written.rglob("images/**/*.png")}
+    assert drawn == {"a.png", "x y/b.png", "x/a.png", "x/a.png.png"}
+    assert not (written / "metrics.json").exists()
+    assert "nothing is scored" in capsys.readouterr().out
+    if before is not None:
+        assert record_of(run_folder / "evaluation") == before
+
+
+def test_pictures_that_cannot_be_meant(run_folder: Path, tmp_path: Path, refusal: Refusal) -> None:
+    (tmp_path / "a").mkdir()
+    picture = tmp_path / "a/b.png"
+    Image.new("RGB", (40, 40)).save(picture)
+    run = f"run={run_folder}"
+    assert "is no folder; give one" in refusal(evaluate.main, [run, f"images={picture}"])
+    said = refusal(evaluate.main, [run, f"images={tmp_path}", f"output={tmp_path / 'a/out'}"])
+    assert "results would be taken for pictures" in said
+    said = refusal(evaluate.main, [run, f"images={tmp_path}", "tolerance=0.3"])
+    assert "no ground truth to score; leave out tolerance" in said
+
+
 def test_two_ranks_give_the_same_to_the_last_bit(
     run_folder: Path, tmp_path: Path, command: Command
 ) -> None:

@@ -48,6 +48,7 @@ def test_choices_are_said_stored_and_kept(
     command(train.main, [*own, f"hydra.run.dir={run}", "schedule.lr=0.001"])
     said = (run / "train.log").read_text()
     config = composed(run)
+    assert said.index("Looking at the images and the machine") < said.index("Chosen for these")
     assert "data.crop_size=[33,33]  (two thirds of 24x40" in said
     assert config["data"]["crop_size"] == [33, 33]
     assert config["schedule"]["batch_size"] == 4  # as many images as there are

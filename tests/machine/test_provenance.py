@@ -69,12 +69,16 @@ def test_the_patch_makes_the_sources_of_the_run(sources: Path, tmp_path: Path) -
     (sources / "outputs").mkdir()
     (sources / "outputs/left_out.txt").write_text("x")
     (sources / "long.bin").write_bytes(bytes(provenance.STORED_BYTES + 1))
+    (sources / "photos/more").mkdir(parents=True)
+    (sources / "photos/classes.csv").write_text("id,name\n1,car\n")
+    for number in range(provenance.NAMED_FILES):  # data of one's own are no sources
+        (sources / f"photos/more/{number}.jpg").write_bytes(bytes(range(256)))
     status = git(sources, "status", "--porcelain")
     run = tmp_path / "run"
     keep_provenance("python train.py", run, 2)
     assert git(sources, "status", "--porcelain") == status
     (start,) = starts(run)
-    assert start["new_files_not_stored"] == ["long.bin"]
+    assert start["new_files_not_stored"] == ["long.bin", "photos/"]
 
     clone = tmp_path / "clone"
     git(tmp_path, "clone", "-q", str(sources), str(clone))
@@ -84,6 +88,7 @@ def test_the_patch_makes_the_sources_of_the_run(sources: Path, tmp_path: Path) -
         shutil.rmtree(folder / ".git")
         shutil.rmtree(folder / "outputs", ignore_errors=True)
     (sources / "long.bin").unlink()
+    shutil.rmtree(sources / "photos/more")
     contents = [
         {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*.*")}
         for folder in (sources, clone)
