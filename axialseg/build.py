@@ -35,13 +35,19 @@ def build(node: DictConfig, **arguments: Any) -> Any:
     copies networks and turns dataclasses into config nodes. Lists and dicts arrive as plain ones.
 
     Raises:
-        UserError: the node has a key that an argument would override.
+        UserError: the node has a key that an argument would override, or its constructor refuses
+            a value.
     """
     for name in set(node) & set(arguments):
         raise UserError(
             f"{node._get_full_key(name)} cannot be set, because the program sets it; leave it out"
         )
-    return instantiate(node, _partial_=True, _convert_="all")(**arguments)
+    constructor = instantiate(node, _partial_=True, _convert_="all")
+    try:
+        return constructor(**arguments)
+    except ValueError as error:
+        key = node._get_full_key(None) or "a part"
+        raise UserError(f"{key} is refused by {node._target_}: {error}") from error
 
 
 def _asked_for(node: DictConfig, offered: dict[str, Any]) -> dict[str, Any]:

@@ -169,3 +169,9 @@ def test_validates_at_the_end_at_least(interval: str, composed: Any, tmp_path: P
     if interval == "null":
         cfg.callbacks.last_checkpoint.every_n_steps = 20
     assert build_trainer(cfg, CPU, tmp_path).val_check_interval == 20
+
+
+def test_a_value_that_a_constructor_refuses_is_named(composed: Any) -> None:
+    cfg = composed("model=kmax_tiny", "model.net.pixel_decoder.blocks=[1,1]")
+    with pytest.raises(UserError, match=r"model\.net is refused by .*KMaxDeepLab: .* per stage"):
+        build_net(cfg.model, COCO)

@@ -84,6 +84,21 @@ class RawBackbone(Backbone, Protocol):
         ...
 
 
+@runtime_checkable
+class PretrainedBackbone(Backbone, Protocol):
+    """A backbone that has weights of its own to start from, which are not in a checkpoint of ours.
+
+    Attributes:
+        pretrained: whether training starts from them.
+    """
+
+    pretrained: bool
+
+    def load_pretrained(self) -> str:
+        """Takes these weights and says what they are; raises ValueError if it has none."""
+        ...
+
+
 def records_by_stride(values: Mapping[str, T], strides: Mapping[str, int]) -> dict[int, list[T]]:
     """What a `StackedDecoder` starts from: of several features at one stride the deepest.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from axialseg.backbones.backbone import PretrainedBackbone
 from axialseg.checkpoints.load_report import LoadReport, compare, listed
 from axialseg.checkpoints.sources import opened_weights
 from axialseg.checkpoints.stored_weights import BACKBONE, refuse_not_finite
@@ -44,6 +45,24 @@ def load_initial_weights(
         _copy(net, weights)
     others = {name: "only the backbone was asked for" for name in own if name not in wanted}
     return report._replace(initialised=report.initialised | others)
+
+
+def load_pretrained_backbone(net: nn.Module) -> str | None:
+    """Starts the backbone of a network from weights of its own, if it is configured so.
+
+    Returns:
+        What was loaded; None if nothing.
+
+    Raises:
+        UserError: there are none, or they cannot be fetched.
+    """
+    backbone = getattr(net, BACKBONE)
+    if not isinstance(backbone, PretrainedBackbone) or not backbone.pretrained:
+        return None
+    try:
+        return backbone.load_pretrained()
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def load_trained_weights(net: nn.Module, source: str | Path) -> int:

@@ -152,7 +152,8 @@ class _Settler:
             devices=self.hardware.world_size,
             cores=cpu_count(),
             parameters=self._parameters(),
-            is_pretrained=self.cfg.model.initial_checkpoint is not None,
+            is_pretrained=self.cfg.model.initial_checkpoint is not None
+            or bool(self.cfg.model.backbone.get("pretrained")),
             decoded_bytes=images * found.decoded_bytes,
             free_bytes=free_memory(),
         )

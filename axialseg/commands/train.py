@@ -83,20 +83,25 @@ def _fit(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
 
     from axialseg.build import build_task, build_trainer, build_training_data, has_validation
     from axialseg.callbacks.scores import validated_step
-    from axialseg.checkpoints.initial import load_initial_weights
+    from axialseg.checkpoints.initial import load_initial_weights, load_pretrained_backbone
 
     configure_torch(hardware)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     checkpoint = checkpoint_to_resume(cfg.resume, folder)
     datamodule = build_training_data(cfg, hardware.world_size)
     task = build_task(cfg, datamodule.categories)
+    net = task.get_submodule("net")
+    if checkpoint is None:
+        loaded = load_pretrained_backbone(net)
+        if loaded is not None:
+            rank_zero_only(log.info)("%s", loaded)
     if cfg.model.initial_checkpoint and checkpoint is None:
         source, backbone_only = cfg.model.initial_checkpoint, cfg.model.initial_backbone_only
-        report = load_initial_weights(task.get_submodule("net"), source, backbone_only)
+        report = load_initial_weights(net, source, backbone_only)
         rank_zero_only(log.info)("%s", report)
     if cfg.compile:
         # A graph for each size, training's and evaluation's: PyTorch 2.13 fails on symbolic ones.
-        task.get_submodule("net").compile(dynamic=False)
+        net.compile(dynamic=False)
     trainer = build_trainer(cfg, hardware, folder)
     trainer.fit(task, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     validated = trainer.strategy.broadcast(validated_step(folder))

@@ -38,7 +38,7 @@ class PixelDecoder(nn.Module):
         channels: of the output of each stage.
 
     Raises:
-        ValueError: the lists differ in length.
+        ValueError: the lists differ in length, or the backbone lacks a feature.
     """
 
     def __init__(
@@ -55,6 +55,12 @@ class PixelDecoder(nn.Module):
             raise ValueError(
                 "widths, blocks and kinds of a pixel decoder must have one entry per stage, at "
                 f"most 5; got {len(widths)}, {len(blocks)} and {len(kinds)}"
+            )
+        read = [f"res{5 - index}" for index in range(len(widths))]
+        if missing := [name for name in read if name not in feature_channels]:
+            raise ValueError(
+                f"a pixel decoder of {len(widths)} stages reads {missing[0]}, but the backbone has "
+                f"{', '.join(feature_channels)} only"
             )
         self.channels = [4 * width for width in widths]
         self.norms = nn.ModuleList()
