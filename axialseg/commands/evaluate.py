@@ -99,11 +99,10 @@ def check_evaluation(cfg: DictConfig) -> None:
             "predictions=<JSON file or folder>"
         )
     if OmegaConf.is_missing(cfg, "data") or OmegaConf.is_missing(cfg.model, "net"):
-        raise UserError(
-            f"{cfg.ckpt} does not lie in the folder of a run; name its model=... and data=... too"
-        )
-    if cfg.run is not None:
-        refuse_composed_names(cfg, cfg.trust, cfg.run)
+        raise UserError(f"{cfg.ckpt} does not tell its model; name its model=... and data=... too")
+    source = cfg.run or cfg.ckpt
+    if cfg.run is not None or Path(source).suffix == ".ckpt":  # which tells its model too
+        refuse_composed_names(cfg, cfg.trust, source)
     check_config(cfg)
     if cfg.images is not None:
         _check_pictures(cfg)
@@ -165,6 +164,7 @@ def register_saved_run(overrides: list[str]) -> None:
         if pictures is not None:  # those of a scored evaluation stay as they are
             results = Path("pictures") / Path(str(pictures)).resolve().name
         saved |= {"run": str(folder), "output": str(folder / results)}
+    if saved.get("model") or folder is not None:
         saved["trainer"] = saved.get("trainer", {}) | HARDWARE_HERE
         if "model" in saved:  # another model brings this group itself
             saved["defaults"] = ["_self_", {"/model/attention": None}]

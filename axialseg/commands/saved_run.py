@@ -16,7 +16,7 @@ from axialseg.errors import UserError
 
 
 def saved_run(overrides: list[str], keys: Collection[str]) -> tuple[Path | None, dict[str, Any]]:
-    """Finds the run that `run=` names, or that the checkpoint of `ckpt=` lies in.
+    """Finds the run that `run=` names, or that the checkpoint of `ckpt=` lies in or tells of.
 
     Nodes whose group the command line chooses are left out, so that they are replaced, not mixed.
 
@@ -25,18 +25,20 @@ def saved_run(overrides: list[str], keys: Collection[str]) -> tuple[Path | None,
         keys: top-level nodes of its config to read.
 
     Returns:
-        The folder and the nodes; None and no nodes if no run is meant.
+        The folder and the nodes. The folder is None where a checkpoint lies elsewhere and tells
+        the nodes itself; there are no nodes if no run is meant.
 
     Raises:
         UserError: `run` is not the folder of a run, or its config could run a stranger's code.
     """
     chosen = chosen_values(overrides)
     folder = _run_folder(chosen.get("run"), chosen.get("ckpt"))
-    if folder is None:
-        return None, {}
-    content = saved_config(folder / ".hydra" / "config.yaml")
+    if folder is not None:
+        content = saved_config(folder / ".hydra" / "config.yaml")
+    else:
+        content = {} if "model" in chosen else _config_inside(chosen.get("ckpt"))
     kept = {key: content[key] for key in keys if key in content and key not in chosen}
-    kept = accepted(kept, str(folder), trusted_packages(overrides))
+    kept = accepted(kept, str(folder or chosen.get("ckpt")), trusted_packages(overrides))
     if "model/attention" in chosen and "model" in kept:
         _open_to_choice(kept["model"])
     return folder, kept
@@ -61,6 +63,19 @@ def saved_config(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not content:
         raise UserError(f"{file} is no saved config; copy it again")
     return content
+
+
+def _config_inside(ckpt: object) -> dict[str, Any]:
+    """The config that a checkpoint of a run holds; empty for anything else."""
+    path = Path(str(ckpt))
+    if path.suffix != ".ckpt" or not path.is_file():
+        return {}
+    from axialseg.checkpoints.own_weights import stored_run
+
+    try:
+        return stored_run(path)[0]
+    except UserError:
+        return {}
 
 
 def _open_to_choice(model: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from axialseg.config.auto import open_settings, without_auto
 from axialseg.errors import UserError
 from axialseg.launch import is_launched_rank
 from axialseg.machine.free_memory import free_memory, gpu_free_memory
-from axialseg.machine.hardware import Hardware, cpu_count, resolve_hardware, started_ranks
+from axialseg.machine.hardware import Hardware, cpu_count, resolve_hardware, started_rank
 
 if TYPE_CHECKING:
     from axialseg.costs.fit import Room
@@ -46,7 +46,7 @@ def settle(cfg: DictConfig, folder: Path) -> None:
         return
     open_keys = _open_keys(cfg)
     if not open_keys:
-        if _rank() == 0:
+        if started_rank(os.environ) == 0:
             hardware = resolve_hardware(cfg.trainer, cfg.schedule.batch_size)
             _Settler(cfg, hardware).check_memory()
             name_doubts(cfg, hardware.world_size)
@@ -61,17 +61,17 @@ def settle(cfg: DictConfig, folder: Path) -> None:
             OmegaConf.update(cfg, row["key"], row["value"], merge=False)
         missing = [key for key in open_keys if key not in {row["key"] for row in rows}]
         if missing:
-            if _rank() == 0:
+            if started_rank(os.environ) == 0:
                 log.info("Looking at the images and the machine, to choose the recipe")
             hardware = resolve_hardware(without_auto(cfg).trainer, None)
             rows += _Settler(cfg, hardware).choose(missing)
-        if _rank() == 0:
+        if started_rank(os.environ) == 0:
             lines = [f"  {row['key']}={_shown(row['value'])}  ({row['reason']})" for row in rows]
             log.info("Chosen for these data and this machine:\n%s", "\n".join(lines))
         OmegaConf.save(OmegaConf.create(rows), folder / CHOSEN)
         OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
     hardware = resolve_hardware(cfg.trainer, cfg.schedule.batch_size)
-    if _rank() == 0:
+    if started_rank(os.environ) == 0:
         if not missing:
             _Settler(cfg, hardware).check_memory()
         name_doubts(cfg, hardware.world_size)
@@ -213,7 +213,7 @@ class _Settler:
 
         if is_obviously_small(self._images(), crop, self._parameters(), room):
             return None
-        if _rank() == 0:
+        if started_rank(os.environ) == 0:
             log.info("Counting the memory of a step, which takes up to a minute")
         cfg = without_auto(self.cfg)
         datamodule = build_data(cfg, batch_size=1)
@@ -313,13 +313,6 @@ def _cached_bytes(cfg: DictConfig, datamodule: Any) -> int:
 def _plain(value: Any) -> Any:
     """Without OmegaConf's types."""
     return OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
-
-
-def _rank() -> int:
-    """Number of this process among those that srun or torchrun has started."""
-    if started_ranks(os.environ) is None:
-        return 0
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
 
 
 def _crop(cfg: DictConfig) -> tuple[int, int] | None:

@@ -168,8 +168,11 @@ def _times(facts: Facts, values: Mapping[str, Any]) -> list[Choice]:
     steps = values[STEPS]
     warmup = min(max(steps // 20, 50), 1000, max(steps // 2, 1) - 1)
     interval = max(steps // VALIDATIONS, min(steps, 50))
+    reason = "a twentieth of the steps, 50 at the least"
+    if warmup < 50:
+        reason = "less than half of these few steps"
     return [
-        Choice("schedule.warmup_steps", warmup, "a twentieth of the steps, 50 at the least"),
+        Choice("schedule.warmup_steps", warmup, reason),
         Choice("trainer.val_check_interval", interval, f"about {VALIDATIONS} validations in all"),
     ]
 

@@ -249,6 +249,19 @@ def test_pictures_without_annotation(
         assert record_of(run_folder / "evaluation") == before
 
 
+def test_a_checkpoint_without_its_run_tells_model_and_classes(
+    run_folder: Path, tmp_path: Path, command: Command
+) -> None:
+    ckpt = tmp_path / "moved.ckpt"
+    shutil.copy(run_folder / "checkpoints/last.ckpt", ckpt)
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (40, 40)).save(tmp_path / "pictures/a.png")
+    output = tmp_path / "out"
+    images = f"images={tmp_path / 'pictures'}"
+    command(evaluate.main, [f"ckpt={ckpt}", images, f"output={output}", "hardware=cpu"])
+    assert (output / "images/a.png").is_file()
+
+
 def test_pictures_that_cannot_be_meant(run_folder: Path, tmp_path: Path, refusal: Refusal) -> None:
     (tmp_path / "a").mkdir()
     picture = tmp_path / "a/b.png"

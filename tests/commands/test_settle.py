@@ -3,16 +3,19 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from coco_tree import write_tree
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from axialseg.commands import settle as settle_module
 from axialseg.commands import train
 from axialseg.config.auto import open_settings, without_auto
+from axialseg.config.schema import conf_dir, register_schemas
 from axialseg.errors import UserError
 from axialseg.machine.hardware import Hardware
 
@@ -91,6 +94,31 @@ def test_images_with_too_many_things_are_said(
     command(train.main, [*own, few, "trainer.max_steps=1", f"hydra.run.dir={run}"])
     said = (run / "train.log").read_text()
     assert "An image holds 2 things, and model.postprocess.keep_centers=1 finds no more" in said
+
+
+def test_ranks_that_torchrun_starts_choose_alike(
+    own: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "axialseg")
+    register_schemas()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        line = [*own, "trainer.devices=2", "trainer.accelerator=cpu"]
+        ranks = [compose("train", line) for _ in range(2)]
+    overrides = SimpleNamespace(overrides=SimpleNamespace(task=line))
+    monkeypatch.setattr(settle_module.HydraConfig, "get", lambda: overrides)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, cores in ((1, 2), (0, 64)):  # whichever comes first; machines may differ
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setattr(settle_module, "cpu_count", lambda cores=cores: cores)
+        settle_module.settle(ranks[rank], tmp_path)
+    assert ranks[0] == ranks[1]
+    assert open_settings(ranks[0]) == []
+    assert ranks[0].schedule.batch_size == 4  # of two devices
+    assert composed(tmp_path)["schedule"]["batch_size"] == 4
+    assert len([line for line in caplog.messages if line.startswith("Chosen for")]) == 1
 
 
 def config(**trainer: Any) -> Any:
