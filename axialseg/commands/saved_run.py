@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from axialseg.config.saved import accepted
+from axialseg.config.schema import conf_dir
 from axialseg.config.trust import trusted_packages
 from axialseg.errors import UserError
 
@@ -18,7 +19,8 @@ from axialseg.errors import UserError
 def saved_run(overrides: list[str], keys: Collection[str]) -> tuple[Path | None, dict[str, Any]]:
     """Finds the run that `run=` names, or that the checkpoint of `ckpt=` lies in or tells of.
 
-    Nodes whose group the command line chooses are left out, so that they are replaced, not mixed.
+    Nodes whose group the command line chooses, or its experiment, are left out, so that they are
+    replaced, not mixed.
 
     Args:
         overrides: the command line's.
@@ -33,6 +35,7 @@ def saved_run(overrides: list[str], keys: Collection[str]) -> tuple[Path | None,
     """
     chosen = chosen_values(overrides)
     folder = _run_folder(chosen.get("run"), chosen.get("ckpt"))
+    chosen |= dict.fromkeys(_groups_of_experiment(chosen.get("experiments")))
     if folder is not None:
         content = saved_config(folder / ".hydra" / "config.yaml")
     else:
@@ -76,6 +79,16 @@ def _config_inside(ckpt: object) -> dict[str, Any]:
         return stored_run(path)[0]
     except UserError:
         return {}
+
+
+def _groups_of_experiment(name: object) -> list[str]:
+    """The groups that an experiment chooses, as ``model``; none if there is no such file."""
+    file = conf_dir().parent / "experiments" / f"{name}.yaml"
+    if not file.is_file():
+        return []
+    content: Any = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    lines = [key for line in content.get("defaults", []) if isinstance(line, dict) for key in line]
+    return [key.removeprefix("override /") for key in lines if key.startswith("override /")]
 
 
 def _open_to_choice(model: dict[str, Any]) -> None:
