@@ -49,6 +49,7 @@ FILLED_IN = {
     "ckpt=<name>": "ckpt=max_deeplab_s_os16_res641_100k_coco_train",
     "download <name>": "download max_deeplab_s_os16_res641_100k_coco_train",
     "predictions=<JSON file or folder>": "predictions=photos",
+    "images=<folder of pictures>": "images=photos",
     "<folder> model=mine": "mine model=mine",
     "[model=<name> key=value ...]": "",
 }
@@ -87,7 +88,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty folder, with the variables that readers set."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "photos").mkdir()
+    for name in ("photos", "holiday"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (64, 64)).save(tmp_path / name / "a.jpg")
     (tmp_path / "mine/model").mkdir(parents=True)
     (tmp_path / "mine/model/mine.yaml").write_text("defaults: [axial_hybrid_tiny]")
     for name in ("COCO_ROOT", "CITYSCAPES_ROOT", "IMAGENET_ROOT", "MAPILLARY_ROOT"):
