@@ -238,7 +238,7 @@ BASES = (
     ["model=axial_resnet_50_s", "data=imagenet"],
     ["logger=wandb", "callbacks=ema"],
     ["logger=tensorboard"],
-    ["data=mapillary_vistas"],
+    ["data=mapillary_vistas", "model=kmax_r50", "model/backbone=timm"],
 )
 
 
