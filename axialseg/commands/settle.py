@@ -105,6 +105,7 @@ class _Settler:
         from axialseg.build import build_data
         from axialseg.config.auto import SETTINGS
         from axialseg.datasets.datamodule import PanopticDataModule
+        from axialseg.datasets.inspection.inspector import void_findings
         from axialseg.datasets.survey import balanced_weights, survey
         from axialseg.recipes.own_data import choices
 
@@ -113,6 +114,8 @@ class _Settler:
             raise UserError(f"{keys[0]} can be auto for panoptic data only; give a value")
         found = survey(datamodule.opened_train_dataset)
         self._name_caps(found)
+        for finding in void_findings(found.void_share):
+            log.warning("%s", finding.text)
         validated = 0 if datamodule.val_dataset is None else len(datamodule.val_dataset)
         facts = self._facts(found, found.images + validated)
         given = {

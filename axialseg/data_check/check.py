@@ -15,6 +15,7 @@ from axialseg.datasets.inspection.inspector import (
     Inspectable,
     Inspector,
     class_findings,
+    void_findings,
 )
 from axialseg.errors import UserError
 from axialseg.panoptic.categories import Categories
@@ -98,7 +99,8 @@ def check_split(name: str, dataset: Inspectable, workers: int, say: Say) -> Spli
         if index in shown:
             for finding in found[index]:
                 examples.setdefault(finding.kind, index)
-    findings += _split_findings(name, dataset, inspector, statistics)
+    has_errors = any(finding.is_error for finding in findings)
+    findings += _split_findings(name, dataset, inspector, statistics, has_errors)
     findings.sort(key=lambda finding: not finding.is_error)
     return SplitReport(
         name,
@@ -113,7 +115,11 @@ def check_split(name: str, dataset: Inspectable, workers: int, say: Say) -> Spli
 
 
 def _split_findings(
-    name: str, dataset: Inspectable, inspector: Inspector, statistics: SplitStatistics
+    name: str,
+    dataset: Inspectable,
+    inspector: Inspector,
+    statistics: SplitStatistics,
+    has_errors: bool,
 ) -> Iterator[Finding]:
     """What is strange about the classes of a whole split."""
     if not statistics.labelled:
@@ -127,6 +133,9 @@ def _split_findings(
             "no training image has a pixel to learn from: all are void or crowds; give other "
             "annotations.",
         )
+    elif name == "train" and not has_errors:  # wrong ids count as void
+        pixels = statistics.void + int(statistics.pixels.sum())
+        yield from void_findings(1 - labelled / pixels)
     changes = getattr(dataset, "changes", None)
     is_asked_for = changes is not None and changes.things is not None
     seen = statistics.images_with > 0

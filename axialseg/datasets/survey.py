@@ -20,6 +20,7 @@ class Survey(NamedTuple):
         images: of the whole set.
         size: (height, width) in pixels, the medians.
         decoded_bytes: of an average image with its ids.
+        void_share: share of the pixels that are void or crowds.
         class_share: float64 ``[K]``, share of the labelled pixels, in the order of the classes.
         small_stuff: share of an image's pixels that a small region of the class has whose regions
             are smallest; None without stuff.
@@ -30,6 +31,7 @@ class Survey(NamedTuple):
     images: int
     size: tuple[int, int]
     decoded_bytes: int
+    void_share: float
     class_share: NDArray[np.float64]
     small_stuff: float | None
     small_thing: float | None
@@ -66,12 +68,14 @@ def survey(dataset: PanopticDataset, looked_at: int = LOOKED_AT) -> Survey:
             area = areas[is_counted & (classes == class_id)].sum()
             shares[int(class_id)].append(area / size)
     small = {key: float(np.quantile(found, SMALL)) for key, found in shares.items() if found}
-    area = np.mean([height * width for height, width in sizes])
+    areas_of_images = [height * width for height, width in sizes]
+    area = np.mean(areas_of_images)
     height, width = np.median(sizes, axis=0).astype(int).tolist()
     return Survey(
         count,
         (height, width),
         int(area * (3 + 4)),  # an RGB image and int32 ids
+        float(1 - pixels.sum() / sum(areas_of_images)),
         pixels[list(categories.class_ids)] / max(pixels.sum(), 1),
         min((small[key] for key in categories.stuff_ids if key in small), default=None),
         min((small[key] for key in categories.thing_ids if key in small), default=None),
@@ -86,6 +90,7 @@ def balanced_weights(class_share: NDArray[np.float64]) -> list[float]:
     leave the mean over the pixels at 1, so that the rate of learning need not change.
 
     Args:
+        void_share: share of the pixels that are void or crowds.
         class_share: float64 ``[K]``, share of the labelled pixels; 0 for a class that is not there.
     """
     if not class_share.any():

@@ -19,6 +19,7 @@ from axialseg.data_check.check import SplitReport, check_split
 from axialseg.data_check.page import page
 from axialseg.data_check.report import by_kind, summary_lines, write_findings, write_statistics
 from axialseg.data_check.statistics import SplitStatistics
+from axialseg.datasets.changed_classes import ChangedDataset
 from axialseg.datasets.cityscapes import Cityscapes, CityscapesPanoptic
 from axialseg.datasets.coco import CocoPanoptic
 from axialseg.datasets.image_folder import ImageFolder
@@ -27,6 +28,7 @@ from axialseg.datasets.mapillary_vistas import mapillary_vistas
 from axialseg.datasets.sample import PanopticDataset, PanopticSample
 from axialseg.errors import UserError
 from axialseg.panoptic.categories import contiguous_categories
+from axialseg.panoptic.class_changes import ClassChanges
 
 IMAGE = "train2017/000000000003.jpg"
 PNG = "annotations/panoptic_train2017/000000000003.png"
@@ -335,6 +337,16 @@ def test_given_classes_are_the_judge(root: Path) -> None:
     assert {f.kind for f in report.findings} == {"unknown category"}
     assert len(report.errors) == COUNT
     assert "category ids 90, 91" in report.errors[0].text
+
+
+def test_objects_on_nothing_but_void(root: Path) -> None:
+    dataset = open_coco(root)
+    assert "mostly void" not in {f.kind for f in check(dataset).findings}
+    report = check(ChangedDataset(dataset, ClassChanges(drop=["sky", "road"])))
+    (found,) = [f for f in report.findings if f.kind == "mostly void"]
+    assert not found.is_error
+    assert found.text.startswith("83 % of the pixels are void")  # all but 162 of 960
+    assert "rest=background" in found.text
 
 
 def test_images_without_ground_truth(root: Path) -> None:

@@ -22,6 +22,7 @@ def test_survey_counts_what_is_there(tmp_path: Path) -> None:
     dogs, road = 42 + 120, 12 * 40 - 8 * 10
     sky = 24 * 40 - 3 - dogs - road - 32
     assert found.class_share == pytest.approx(np.array([0, dogs, sky, road]) / (dogs + sky + road))
+    assert found.void_share == pytest.approx((3 + 32) / 960)
     assert found.small_thing == pytest.approx(42 / 960)
     assert found.small_stuff == pytest.approx(min(sky, road) / 960)
 

@@ -23,6 +23,7 @@ from axialseg.panoptic.panoptic_map import PanopticSegments, row_runs, runs
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 # Findings of `content_findings`.
 EMPTY, INSTANCES = CONTENT_KINDS = ("empty image", "stuff with instances")
+MUCH_VOID = 0.5  # share of the pixels
 UNSEEN_NAMED = 8
 CHECK_COMMAND = "python -m axialseg check-data"
 
@@ -385,4 +386,21 @@ def class_findings(
             file,
             f"{len(unseen)} of {len(categories)} classes are in no image: {shown}{more}; drop them "
             "with data.classes.drop=[...], or leave them as they are.",
+        )
+
+
+def void_findings(share: float) -> Iterator[Finding]:
+    """A warning where most of the training images is void, as if nothing but objects was annotated.
+
+    Args:
+        share: of the pixels that are void or crowds.
+    """
+    if share > MUCH_VOID:
+        yield Finding(
+            "mostly void",
+            False,
+            "",
+            f"{100 * share:.0f} % of the pixels are void; nothing is learnt there, so a network "
+            "sees anything in them. If they are background, make them a class, as import-data "
+            "rest=background does.",
         )
