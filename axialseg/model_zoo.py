@@ -9,7 +9,6 @@ import yaml
 
 from axialseg.checkpoints.published import PublishedCheckpoint, published_checkpoints
 from axialseg.config.check import nearest
-from axialseg.config.schema import conf_dir
 from axialseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -229,9 +228,11 @@ def _from_plain(plain: dict[str, Any]) -> "Classes":
 
 
 def _check_choice(group: str, name: str) -> None:
-    choices = [file.stem for file in (conf_dir() / group).glob("*.yaml")]
-    if name not in choices:
-        raise UserError(f"there is no {group} {name!r}; {nearest(name, choices)}")
+    from axialseg.config.mistakes import choices
+
+    known = choices(group)
+    if name not in known:
+        raise UserError(f"there is no {group} {name!r}; {nearest(name, known)}")
 
 
 def _check_kind(name: str, model: Any, classes: "Classes") -> None:

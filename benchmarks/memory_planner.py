@@ -35,7 +35,7 @@ MEBIBYTE = 2**20
 STEPS = 3
 MASKS = 24
 CHECKPOINTING = "+model.backbone.activation_checkpointing=true"
-# Overrides of conf/memory.yaml, and images.
+# Settings of the command `memory`, and images.
 CASES = [
     (["model=axial_hybrid_tiny", "crop=[257,257]"], 4),
     (["model=axial_deeplab_s", "crop=[257,257]"], 1),

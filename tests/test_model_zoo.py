@@ -20,7 +20,7 @@ import axialseg
 from axialseg.build import build_net_on_meta
 from axialseg.checkpoints.published import converted_path, published_checkpoint
 from axialseg.config.compose import compose_shipped
-from axialseg.config.schema import conf_dir
+from axialseg.config.mistakes import choices
 from axialseg.datasets.image_classes import ImageClasses
 from axialseg.decoders.max_deeplab import MaskHeads
 from axialseg.errors import UserError
@@ -46,7 +46,7 @@ def python(script: str, *arguments: str, cwd: Path = ROOT) -> str:
 class TestModels:
     def test_the_table_is_right(self) -> None:
         table = yaml.safe_load(TABLE_PATH.read_text())
-        assert sorted(table) == sorted(file.stem for file in (conf_dir() / "model").glob("*.yaml"))
+        assert sorted(table) == choices("model")
         for name, row in table.items():
             model = OmegaConf.create(compose_shipped([f"model={name}"])["model"])
             net = build_net_on_meta(model, COCO.semantic_channels if model.targets else 1000)

@@ -26,7 +26,7 @@ def attention(arguments: list[str]) -> None:
     """Draws the attention of one pixel in one layer, or through both axes of one block.
 
     Args:
-        arguments: overrides of `conf/attention.yaml`.
+        arguments: `key=value` of its settings.
 
     Raises:
         UserError: a wrong setting or file.

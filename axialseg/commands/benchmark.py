@@ -37,7 +37,7 @@ def benchmark(arguments: list[str]) -> None:
     """Measures one model and prints what was found.
 
     Args:
-        arguments: overrides of `conf/benchmark.yaml`.
+        arguments: `key=value` of its settings.
 
     Raises:
         UserError: a wrong setting.

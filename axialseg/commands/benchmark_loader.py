@@ -24,7 +24,7 @@ def benchmark_loader(arguments: list[str]) -> None:
     """Measures the loader with one process and with as many as there are cores, and says what for.
 
     Args:
-        arguments: overrides of `conf/benchmark_loader.yaml`.
+        arguments: `key=value` of its settings.
 
     Raises:
         UserError: a wrong setting, or the data are missing or damaged.

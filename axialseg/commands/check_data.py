@@ -32,7 +32,7 @@ def check_data(arguments: list[str]) -> None:
     """Checks a data set, prints what is wrong, and writes a page about it.
 
     Args:
-        arguments: overrides of `conf/check_data.yaml`.
+        arguments: `key=value` of its settings.
 
     Raises:
         UserError: a wrong setting, or there is no such data set.

@@ -172,7 +172,7 @@ def check_command_line(
 
 def _refuse_unknown_keys(cfg: DictConfig, config_name: str) -> None:
     """Hydra takes `+key=value` with any key at the top; nothing would ever read it."""
-    known = {field.name for field in fields(SCHEMAS[config_name])}
+    known = {field.name for field in fields(SCHEMAS[f"{config_name}_schema"])}
     for key in map(str, cfg):
         if key not in known:
             raise UserError(f"{key} does not exist in {config_name}.yaml; {nearest(key, known)}")
@@ -222,10 +222,10 @@ def run_tool(job: Callable[[list[str]], object], usage: str) -> None:
 
 
 def compose_config(config_name: str, overrides: list[str]) -> DictConfig:
-    """Composes and checks `conf/<config_name>.yaml` for such a command.
+    """Composes and checks the settings of such a command.
 
     Args:
-        config_name: name of the primary config.
+        config_name: name of its top level in `axialseg/config/schema.py`.
         overrides: `key=value` or `group=choice`.
 
     Raises:

@@ -31,7 +31,7 @@ def complexity(arguments: list[str]) -> None:
     """Prints the costs of one model.
 
     Args:
-        arguments: overrides of `conf/complexity.yaml`.
+        arguments: `key=value` of its settings.
 
     Raises:
         UserError: a wrong setting.

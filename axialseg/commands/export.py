@@ -27,7 +27,7 @@ def export(arguments: list[str]) -> None:
     """Writes the network as one file.
 
     Args:
-        arguments: overrides of `conf/export.yaml`.
+        arguments: `key=value` of its settings.
 
     Raises:
         UserError: a wrong setting, or the model cannot be read or the file not written.

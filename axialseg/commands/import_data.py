@@ -31,7 +31,7 @@ def import_data(arguments: list[str]) -> None:
     """Imports annotations, tells what was decided by rule, and checks the result.
 
     Args:
-        arguments: overrides of `conf/import_data.yaml`.
+        arguments: `key=value` of its settings.
 
     Raises:
         UserError: a wrong setting or file.

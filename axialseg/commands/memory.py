@@ -59,7 +59,7 @@ def memory(arguments: list[str]) -> None:
     """Prints what training one model needs.
 
     Args:
-        arguments: overrides of `conf/memory.yaml`.
+        arguments: `key=value` of its settings.
 
     Raises:
         UserError: a wrong setting.

@@ -45,7 +45,7 @@ def predict(arguments: list[str]) -> None:
     """Writes PNG, JSON and overlay of each picture, and an overlay of each video.
 
     Args:
-        arguments: overrides of `conf/predict.yaml`.
+        arguments: `key=value` of its settings.
 
     Raises:
         UserError: a wrong setting, checkpoint or place.

@@ -21,7 +21,7 @@ def share(arguments: list[str]) -> None:
     """Writes weights, config and model card in the layout of the Hugging Face hub.
 
     Args:
-        arguments: overrides of `conf/share.yaml`.
+        arguments: `key=value` of its settings.
 
     Raises:
         UserError: a wrong setting, or the model cannot be read or written.

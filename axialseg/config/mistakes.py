@@ -121,10 +121,9 @@ def options(group: str, folder: Path) -> list[str]:
     if group == "experiments":
         place = schema.conf_dir().parent / group
         files = place.rglob("*.yaml")
-    else:
-        place = folder / group
-        files = place.glob("*.yaml")
-    return sorted(str(file.relative_to(place).with_suffix("")) for file in files)
+        return sorted(str(file.relative_to(place).with_suffix("")) for file in files)
+    names = {file.stem for file in (folder / group).glob("*.yaml")}
+    return sorted(names | set(schema.variants().get(group, ()) if names else ()))
 
 
 def _groups(folder: Path) -> list[str]:

@@ -1,20 +1,22 @@
-"""The typed top level of the configuration, and where its files lie.
+"""The typed top levels of the configuration, one for each command, and where its files lie.
 
-The values are in `conf/` and `experiments/`; here stand only names and types, so that Hydra
-refuses an unknown key or a value of the wrong type while it composes. The arguments of a `_target_`
-node are checked against its constructor (`axialseg/config/check.py`). Nothing here imports torch.
+Hydra refuses an unknown key or a value of the wrong type while it composes. The arguments of a
+`_target_` node are checked against its constructor (`axialseg/config/check.py`). The values of the
+two commands with many groups are in `conf/train.yaml` and `conf/evaluate.yaml`; the other commands
+have theirs here. Nothing here imports torch.
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-# A node with `_target_`: its keys are the arguments of that class or function.
-Target = dict[str, Any]
+from axialseg.config.parts import ModelConf, ScheduleConf, Target, TrainerConf
 
 
 def conf_dir() -> Path:
@@ -24,99 +26,14 @@ def conf_dir() -> Path:
     return checkout if checkout.is_dir() else package / "conf"
 
 
-@dataclass
-class ModelCallbacks:
-    """Callbacks by their dotted names, because what there is to score and show is the method's."""
-
-    evaluation: str = MISSING  # scores a validation and writes `metrics.json`
-    images: str = MISSING  # draws predictions
-    predictions: str = MISSING  # writes predictions in their official format
-    # tells why a model fails, a callback with its settings; null where there is none
-    diagnosis: Any = None
-
-
-@dataclass
-class ModelConf:
-    """One network with all that belongs to it."""
-
-    name: str = MISSING  # for pictures, tables and folders
-    objective: str = MISSING  # key of `metrics.json` that sweeps maximise
-    # (height, width) in pixels that costs are counted at unless another is named
-    input_size: Any = MISSING
-    # file, or published checkpoint, whose weights training starts from
-    initial_checkpoint: str | None = None
-    initial_backbone_only: bool = False  # take no more than the backbone from it
-    # how axial attention is computed: `layer` and `formulation`, which the backbones refer to
-    attention: Target | None = None
-    backbone: Target = MISSING  # built first and handed to `net`
-    net: Target = MISSING  # the whole network
-    loss: Target = MISSING  # outputs + targets -> the loss of each image, and its terms
-    # ground truth -> what the loss needs; null for classes of whole images
-    targets: Target | None = None
-    postprocess: Target | None = None  # heads -> panoptic map; null likewise
-    task: Target = MISSING  # LightningModule that trains `net`
-    # see `ModelCallbacks`; `conf/callbacks/` says with which settings
-    callbacks: ModelCallbacks = field(default_factory=ModelCallbacks)
-
-
-@dataclass
-class ScheduleConf:
-    """The recipe of the optimisation.
-
-    Numbers that may be `auto` have no type here; `axialseg/config/auto.py` checks them.
-    """
-
-    # images per optimiser step, over all devices and accumulated batches
-    batch_size: Any = MISSING
-    lr: Any = MISSING  # base learning rate
-    warmup_steps: Any = 0  # optimiser steps of the warm-up
-    power: float = 0.9  # of the polynomial decay
-    optimizer: Target = MISSING  # parameter groups -> optimiser (`_partial_: true`)
-    parameter_groups: Target = MISSING  # network -> parameter groups (`_partial_: true`)
-    curve: Target = MISSING  # optimiser step -> factor on the base learning rate
-
-
-@dataclass
-class TrainerConf:
-    """Arguments of `lightning.pytorch.Trainer`, by its names; all others keep its defaults.
-
-    As in `ScheduleConf`, numbers that may be `auto` have no type here.
-    """
-
-    accelerator: str = "auto"  # auto, cpu or gpu
-    devices: Any = "auto"  # their number, a list of indices, or auto
-    num_nodes: int = 1  # machines
-    strategy: str = "auto"  # auto is one device, or ddp over several
-    # 32-true, bf16-mixed, 16-mixed, ...; auto is 32-true on a CPU, else bf16-mixed, or 16-mixed
-    # where the GPU has no bfloat16
-    precision: str = "auto"
-    max_steps: Any = -1  # optimiser steps of the whole training
-    max_epochs: int = -1  # -1, because training counts in steps
-    accumulate_grad_batches: Any = 1  # batches per optimiser step
-    val_check_interval: Any = None  # optimiser steps between two validations
-    check_val_every_n_epoch: int | None = None  # null, because the training data are endless
-    num_sanity_val_steps: int = 0  # validation batches before training
-    # training batches, a count; null is all, because a share of endless data is no number
-    limit_train_batches: Any = None
-    # validation batches; a count, or a share as a float; null is all
-    limit_val_batches: Any = None
-    # true, or a number: so many steps and validation batches, without loggers and checkpoints
-    fast_dev_run: Any = False
-    overfit_batches: Any = 0  # 0, because endless training data have no first batches to repeat
-    gradient_clip_val: float | None = None  # largest norm of the gradient, null is no limit
-    log_every_n_steps: int = 20  # optimiser steps between two logged values
-    deterministic: bool = False  # true makes GPU runs repeatable bit for bit too, at some cost
-    use_distributed_sampler: bool = False  # false, because our samplers know the ranks
-    enable_progress_bar: bool = False  # Lightning's own; ours is a callback
-    enable_model_summary: bool = False  # Lightning's table of the modules
-
-
-# The top levels follow, one for each command. The comments in its YAML file explain the keys.
+def _self_and(*groups: Any) -> Callable[[], list[Any]]:
+    """Makes Hydra's defaults list: the values of the class, and the groups over them."""
+    return lambda: ["_self_", *groups]
 
 
 @dataclass
 class TrainConf:
-    """Top level of `conf/train.yaml`."""
+    """Top level of `conf/train.yaml`, whose comments explain the keys."""
 
     seed: int = 0
     resume: str | None = None
@@ -158,148 +75,204 @@ class EvaluateConf:
     trust: list[str] = field(default_factory=list)
 
 
+# The settings of `python -m axialseg <command>`, whose `--help` has the usual ones.
+
+
 @dataclass
 class ConvertConf:
-    """Top level of `conf/convert.yaml`."""
+    """Settings of `convert` and `download`."""
 
-    model: ModelConf = field(default_factory=ModelConf)
+    defaults: list[Any] = field(default_factory=_self_and({"model": None}))
+    model: ModelConf = field(default_factory=ModelConf)  # that the checkpoint was made with
 
 
 @dataclass
 class AttentionConf(ConvertConf):
-    """Top level of `conf/attention.yaml`."""
+    """Settings of `attention`."""
 
-    ckpt: str = MISSING
+    # saved_run: model and data of the checkpoint's run, from its composed config. A model is needed
+    # where there is no run. Data say how pictures are prepared; null takes them as they are.
+    defaults: list[Any] = field(
+        default_factory=_self_and("saved_run", {"model": None}, {"data": None})
+    )
+    ckpt: str = MISSING  # a checkpoint as of `model.initial_checkpoint`
     data: Any = None
-    image: str = MISSING
-    query: list[int] = MISSING
-    layer: str = MISSING
-    output: str = "attention.png"
+    image: str = MISSING  # a picture file
+    query: list[int] = MISSING  # (y, x) of one of its pixels
+    layer: str = MISSING  # name of an axial attention layer or of a block, or a part of it
+    output: str = "attention.png"  # PNG file to write
     seed: int = 0
+    # packages that the run's config may build objects of, see docs/running.md; so below too
     trust: list[str] = field(default_factory=list)
 
 
 @dataclass
 class PredictConf:
-    """Top level of `conf/predict.yaml`."""
+    """Settings of `predict`."""
 
-    ckpt: str = MISSING
+    ckpt: str = MISSING  # folder of a run, its checkpoint, or a published name that was downloaded
+    # a file, a folder with all its inner folders, a pattern such as a/*.jpg, or a video
     images: str = MISSING
-    out: str = MISSING
-    things_only: bool = False
-    min_score: float = 0.0
-    scales: list[float] | None = None
-    flip: bool = False
-    tile: list[int] | None = None
-    batch: int = 1
-    fold_batch_norms: bool = True
-    device: str = "auto"
-    precision: str = "32"
+    out: str = MISSING  # folder of the results
+    things_only: bool = False  # leave out all stuff
+    min_score: float = 0.0  # leave out segments with a lower score, 0..1
+    scales: list[float] | None = None  # [0.5,1,2]: average the predictions at these scales
+    flip: bool = False  # and those for the mirrored image
+    tile: list[int] | None = None  # [H,W]: images keep their size and are cut into tiles
+    batch: int = 1  # images at a time; neighbours of one size share a batch
+    fold_batch_norms: bool = True  # into the convolutions: faster; last digits may differ
+    device: str = "auto"  # cpu, cuda or auto: cuda where there is one
+    precision: str = "32"  # 32 or bf16
     trust: list[str] = field(default_factory=list)
 
 
 @dataclass
 class ShareConf:
-    """Top level of `conf/share.yaml`."""
+    """Settings of `share`."""
 
-    ckpt: str = MISSING
-    out: str = MISSING
-    license: str = "other"
+    ckpt: str = MISSING  # folder of a run, its checkpoint, or a published name
+    out: str = MISSING  # folder to write
+    license: str = "other"  # of the weights, in the words of the Hugging Face hub
     trust: list[str] = field(default_factory=list)
 
 
 @dataclass
 class ExportConf:
-    """Top level of `conf/export.yaml`."""
+    """Settings of `export`."""
 
-    ckpt: str = MISSING
-    out: str = MISSING
-    format: str = "onnx"
+    ckpt: str = MISSING  # folder of a run, its checkpoint, or a published name
+    out: str = MISSING  # file to write
+    format: str = "onnx"  # onnx (.onnx), torch (.pt2, for torch.export.load) or safetensors
     trust: list[str] = field(default_factory=list)
 
 
 @dataclass
 class ComplexityConf(ConvertConf):
-    """Top level of `conf/complexity.yaml`."""
+    """Settings of `complexity`."""
 
+    defaults: list[Any] = field(default_factory=_self_and({"model": MISSING}, {"data": None}))
+    # whose classes the heads have; null is Cityscapes, 19 classes, or for a classifier 1000
     data: Any = None
-    size: Any = MISSING
-    format: str = "table"
+    size: Any = "${model.input_size}"  # (height, width) of the images in pixels
+    format: str = "table"  # table or json
     seed: int = 0
 
 
 @dataclass
 class BenchmarkConf(ComplexityConf):
-    """Top level of `conf/benchmark.yaml`."""
+    """Settings of `benchmark`; the optimiser of the schedule is the training step's."""
 
+    defaults: list[Any] = field(
+        default_factory=_self_and({"model": MISSING}, {"data": None}, {"schedule": "cityscapes"})
+    )
     schedule: ScheduleConf = field(default_factory=ScheduleConf)
     trainer: TrainerConf = field(default_factory=TrainerConf)
-    batch: int = 1
-    device: str = "auto"
-    precision: str = "auto"
-    compile: bool = False
-    seconds: float = 20.0
+    batch: int = 1  # images at a time
+    device: str = "auto"  # cpu, cuda or auto: cuda where there is one
+    precision: str = "auto"  # 32-true, bf16-mixed or 16-mixed; auto is what training takes here
+    compile: bool = False  # run the networks through torch.compile
+    seconds: float = 20.0  # each timing goes on for so long, at the least
 
 
 @dataclass
 class MemoryConf(ConvertConf):
-    """Top level of `conf/memory.yaml`."""
+    """Settings of `memory`; the schedule is the recipe whose batch is to be reached."""
 
-    data: Target = MISSING
+    defaults: list[Any] = field(
+        default_factory=_self_and(
+            {"model": MISSING}, {"data": "cityscapes"}, {"schedule": "${data}"}
+        )
+    )
+    data: Target = MISSING  # whose classes and crop are taken; no image is read
     schedule: ScheduleConf = field(default_factory=ScheduleConf)
     trainer: TrainerConf = field(default_factory=TrainerConf)
-    crop: Any = MISSING
-    gpu: str = "80GiB"
-    reserve: float = 0.1
-    precision: str = "bf16-mixed"
+    crop: Any = "${data.crop_size}"  # (height, width) of a training image in pixels
+    gpu: str = "80GiB"  # memory of one device
+    reserve: float = 0.1  # share of it for the driver, workspaces and fragmentation
+    precision: str = "bf16-mixed"  # bf16-mixed, 16-mixed or 32-true
+    # images of one device and forward pass to count, beside the largest
     batch: int | None = None
-    masks: int = 50
-    format: str = "table"
+    masks: int = 50  # ground-truth masks of an image, for the losses that match masks
+    format: str = "table"  # table or json
     seed: int = 0
 
 
 @dataclass
 class CheckDataConf:
-    """Top level of `conf/check_data.yaml`."""
+    """Settings of `check-data`."""
 
+    defaults: list[Any] = field(default_factory=_self_and({"data": MISSING}))
     data: Target = MISSING
-    split: str = "all"
-    workers: int | None = None
-    samples: int = 12
-    output: str | None = None
+    split: str = "all"  # train, val or all (both)
+    workers: int | None = None  # processes that read images; null: one for each core
+    samples: int = 12  # images of each split to show on the page
+    output: str | None = None  # folder of the report; null: outputs/check_data/<data>
     seed: int = 0
 
 
 @dataclass
 class BenchmarkLoaderConf(ConvertConf):
-    """Top level of `conf/benchmark_loader.yaml`."""
+    """Settings of `benchmark-loader`; of the model only the targets are made."""
 
+    defaults: list[Any] = field(
+        default_factory=_self_and({"model": "axial_hybrid_tiny"}, {"data": MISSING})
+    )
     data: Target = MISSING
-    batch_size: int = 4
-    images_per_second: float | None = None
-    devices: int = 1
-    seconds: float = 15.0
+    batch_size: int = 4  # training images per batch
+    images_per_second: float | None = None  # training speed of this machine; null shows some
+    devices: int = 1  # that share it; each has `data.num_workers` of its own
+    seconds: float = 15.0  # each measurement goes on for so long, at the least
     seed: int = 0
 
 
-SCHEMAS = {
-    "train": TrainConf,
-    "evaluate": EvaluateConf,
-    "convert": ConvertConf,
+# Settings of `import-data`; `from` is a word of Python, so no dataclass can have it.
+IMPORT_DATA = {
+    # COCO instance JSON, or a folder: of label images, of labelme, of a CVAT or VOC export, of a
+    # Roboflow export with its splits
+    "from": MISSING,
+    "to": MISSING,  # new folder; data=coco_format data.root=<folder> reads it
+    "images": None,  # folder of the photographs, where they are not beside the annotation
+    "instances": None,  # folder of instance images, beside a folder of label images
+    "classes": None,  # of label images: .json, .csv, .txt (also CVAT's labelmap.txt), or voc
+    "things": None,  # [names]: all that are things; null: see docs/data.md
+    "split_things": True,  # of label images: each connected component is a thing; false: crowds
+    "rest": "void",  # pixels without a shape: void, or the name of a stuff class
+    # share of the images, drawn by the seed, where the source has no splits; 0: none
+    "val_share": 0.1,
+    "seed": 0,
+}
+
+# Of the first two, the values are in the file of the name.
+SCHEMAS: dict[str, Any] = {
+    "train_schema": TrainConf,
+    "evaluate_schema": EvaluateConf,
     "attention": AttentionConf,
+    "benchmark": BenchmarkConf,
+    "benchmark_loader": BenchmarkLoaderConf,
+    "check_data": CheckDataConf,
+    "complexity": ComplexityConf,
+    "convert": ConvertConf,
+    "export": ExportConf,
+    "import_data": IMPORT_DATA,
+    "memory": MemoryConf,
     "predict": PredictConf,
     "share": ShareConf,
-    "export": ExportConf,
-    "complexity": ComplexityConf,
-    "memory": MemoryConf,
-    "check_data": CheckDataConf,
-    "benchmark_loader": BenchmarkLoaderConf,
-    "benchmark": BenchmarkConf,
 }
 
 
+def variants() -> dict[str, dict[str, Any]]:
+    """The choices of `conf/variants.yaml`: group -> name -> content."""
+    text = (conf_dir() / "variants.yaml").read_text(encoding="utf-8")
+    found: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    return found
+
+
 def register_schemas() -> None:
-    """Makes the typed top levels known to Hydra, and the project's folder to `hydra.searchpath`."""
-    os.environ["AXIALSEG_ROOT"] = str(conf_dir().parent)
+    """Makes known to Hydra what is in no file of its own: top levels, variants, and the folder."""
+    os.environ["AXIALSEG_ROOT"] = str(conf_dir().parent)  # for `hydra.searchpath`
+    store = ConfigStore.instance().store
     for name, schema in SCHEMAS.items():
-        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+        store(name=name, node=schema)
+    for group, entries in variants().items():
+        for name, content in entries.items():
+            store(group=group, name=name, node=content)

@@ -14,11 +14,14 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
-from omegaconf import DictConfig
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
 
 from axialseg.commands import evaluate, train
 from axialseg.commands.command_line import check_command_line
-from axialseg.config.schema import TrainerConf, conf_dir, register_schemas
+from axialseg.config.mistakes import choices
+from axialseg.config.parts import TrainerConf
+from axialseg.config.schema import conf_dir, register_schemas, variants
 
 Refusal = Callable[[Callable[[], None], list[str]], str]
 
@@ -32,18 +35,36 @@ def composed(*overrides: str) -> DictConfig:
         return compose("train", list(overrides))
 
 
-def choices(group: str) -> list[str]:
-    folder = ROOT / group if group == "experiments" else conf_dir() / group
-    files = folder.rglob("*.yaml") if group == "experiments" else folder.glob("*.yaml")
-    return sorted(str(file.relative_to(folder).with_suffix("")) for file in files)
-
-
 ALL_CHOICES = [
     f"{group}={choice}"
     for group in ("model", "data", "schedule", "hardware", "logger", "callbacks", "experiments")
     for choice in choices(group)
     if (group, choice) != ("schedule", "deeplab")  # what the recipes share; no recipe itself
 ]
+
+
+def test_a_variant_is_in_a_group_of_files_and_in_no_file() -> None:
+    for group, entries in variants().items():
+        files = {file.stem for file in (conf_dir() / group).glob("*.yaml")}
+        assert files
+        assert not files & set(entries)
+        assert set(entries) < set(choices(group))
+
+
+def test_a_variant_means_what_a_file_of_its_name_would(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = composed("model=axial_deeplab_s", "model/backbone=axial_resnet_26_m")
+    for group, name in (("model", "axial_deeplab_s"), ("model/backbone", "axial_resnet_26_m")):
+        OmegaConf.save(variants()[group][name], project / "conf" / group / f"{name}.yaml")
+        place = ConfigStore.instance().repo
+        for part in group.split("/"):
+            place = place[part]
+        monkeypatch.delitem(place, f"{name}.yaml")
+    with initialize_config_dir(str(project / "conf"), version_base="1.3"):
+        line = ["model=axial_deeplab_s", "model/backbone=axial_resnet_26_m"]
+        assert compose("train", line) == before
+    assert (before.model.backbone.width, before.model.backbone.stage_blocks[2]) == (0.75, 4)
 
 
 CLASSIFICATION_DATA = ("data=imagenet", "data=patterns")

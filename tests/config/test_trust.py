@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 
 import axialseg
 from axialseg.commands import evaluate, train
+from axialseg.config.parts import ModelCallbacks
 from axialseg.config.schema import conf_dir
 from axialseg.config.trust import is_harmless, refuse_strangers, trusted_packages
 from axialseg.errors import UserError
@@ -153,6 +155,7 @@ def test_references_and_the_environment_are_plain() -> None:
 def shipped_names() -> set[str]:
     files = [*conf_dir().rglob("*.yaml"), *(conf_dir().parent / "experiments").rglob("*.yaml")]
     text = "\n".join(file.read_text() for file in files)
+    text += OmegaConf.to_yaml(OmegaConf.structured(ModelCallbacks))
     return set(
         re.findall(r"(?:_target_|path|evaluation|images|predictions): *([\w]+\.[\w.]+)", text)
     )
