@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from axialseg.checkpoints.tensorflow.deeplab2 import to_torch_layout, variable_names
+from axialseg.panoptic.panoptic_map import CLASS_DIVISOR
 
 GOLDENS = Path(__file__).parent / "goldens" / "deeplab2"
 TOLERANCE = 1e-4  # of a tensor's largest magnitude
@@ -81,6 +82,11 @@ def nchw(array: NDArray) -> Tensor:
 def nhwc(tensor: Tensor) -> NDArray:
     """NCHW tensor -> NHWC array."""
     return tensor.detach().movedim(1, -1).numpy()
+
+
+def our_panoptic(authors: NDArray, divisor: int) -> NDArray:
+    """A panoptic map of the authors, class * divisor + instance, with our divisor."""
+    return authors // divisor * CLASS_DIVISOR + authors % divisor
 
 
 def assert_close(

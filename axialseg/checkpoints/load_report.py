@@ -101,11 +101,11 @@ def compare(own: Mapping[str, Shape], stored: StoredWeights) -> LoadReport:
     return LoadReport(stored.source, loaded, initialised, left_out | stored.skipped)
 
 
-def listed(names: Iterable[str], shown: int = SHOWN_DIFFERENCES) -> str:
+def listed(names: Iterable[str]) -> str:
     """The first names, and how many more there are."""
     names = list(names)
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
+    others = len(names) - SHOWN_DIFFERENCES
+    return ", ".join(names[:SHOWN_DIFFERENCES]) + (f" and {others} more" if others > 0 else "")
 
 
 def _is_last_layer(part: str, own: Mapping[str, Shape], wrong: Mapping[str, Shape | None]) -> bool:

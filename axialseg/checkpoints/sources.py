@@ -77,12 +77,11 @@ def is_archive(path: Path) -> bool:
 
 
 @contextmanager
-def unpacked(path: Path, beside: Path | None = None) -> Iterator[Path]:
+def unpacked(path: Path) -> Iterator[Path]:
     """The folder with an archive's content while the context lasts; other paths are themselves.
 
     Args:
         path: archive, or anything else.
-        beside: folder in which to unpack; by default the system's for temporary files.
 
     Raises:
         UserError: the archive is damaged, or there is no room.
@@ -90,7 +89,7 @@ def unpacked(path: Path, beside: Path | None = None) -> Iterator[Path]:
     if not is_archive(path):
         yield path
         return
-    with tempfile.TemporaryDirectory(dir=beside, prefix=".axialseg-") as folder:
+    with tempfile.TemporaryDirectory(prefix=".axialseg-") as folder:
         target = Path(folder) / "checkpoint"
         extract_archive(path, target)
         yield target

@@ -1,7 +1,6 @@
 """Images without ground truth: the test set of a data set, or pictures of one's own."""
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,6 @@ class ImageFolder:
         self,
         root: str | Path,
         categories: Categories,
-        suffixes: Sequence[str] = SUFFIXES,
         apply_exif: bool = False,
     ) -> None:
         """Lists the files.
@@ -37,7 +35,6 @@ class ImageFolder:
         Args:
             root: folder of the images; hidden files and folders are left out.
             categories: the classes that are to be found in them.
-            suffixes: endings of images, in lower case.
             apply_exif: see `read_rgb`; True for photographs that are to be seen upright.
 
         Raises:
@@ -48,11 +45,11 @@ class ImageFolder:
             raise UserError(f"{root} does not exist; give the folder of the images.")
         names = sorted(
             name
-            for name in list_files(self.folder, suffixes)
+            for name in list_files(self.folder, SUFFIXES)
             if not any(part.startswith(".") for part in name.split("/"))
         )
         if not names:
-            raise UserError(f"{root} holds no image ({', '.join(suffixes)}); unpack them there.")
+            raise UserError(f"{root} holds no image ({', '.join(SUFFIXES)}); unpack them there.")
         strange = [name for name in names if not is_writable(name)]
         if strange:
             raise UserError(

@@ -38,7 +38,7 @@ class Survey(NamedTuple):
     most_things: int
 
 
-def survey(dataset: PanopticDataset, looked_at: int = LOOKED_AT) -> Survey:
+def survey(dataset: PanopticDataset) -> Survey:
     """Reads images from all over the set.
 
     Raises:
@@ -48,7 +48,7 @@ def survey(dataset: PanopticDataset, looked_at: int = LOOKED_AT) -> Survey:
     if not count:
         raise UserError("the training set has no image")
     categories = dataset.categories
-    places = np.unique(np.linspace(0, count - 1, min(looked_at, count)).round().astype(int))
+    places = np.unique(np.linspace(0, count - 1, min(LOOKED_AT, count)).round().astype(int))
     sizes, pixels, most_things = [], np.zeros(max(categories.class_ids) + 1), 0
     shares: dict[int, list[float]] = {class_id: [] for class_id in categories.class_ids}
     for place in places:

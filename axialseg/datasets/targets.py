@@ -36,7 +36,6 @@ class PanopticDeepLabTargets:
         sigma: float = 8.0,
         small_instance_area: int = 4096,
         small_instance_weight: float = 1.0,
-        crowd_is_void: bool = True,
     ) -> None:
         """Keeps the settings and draws the Gaussian once.
 
@@ -45,12 +44,9 @@ class PanopticDeepLabTargets:
                 of 6 sigma + 3 pixels a side.
             small_instance_area: instances with fewer pixels than this in the map count as small.
             small_instance_weight: semantic weight of small instances' pixels; 1 is no difference.
-            crowd_is_void: True leaves crowd regions out of the semantic loss, as the official
-                COCO recipe does; False keeps their class. The instance losses never see crowds.
         """
         self.small_instance_area = small_instance_area
         self.small_instance_weight = small_instance_weight
-        self.crowd_is_void = crowd_is_void
         self.radius = int(3 * sigma + 1)
         axis = np.arange(-self.radius, self.radius + 1, dtype=np.float64)
         squared = axis[:, None] ** 2 + axis[None, :] ** 2
@@ -96,7 +92,7 @@ class PanopticDeepLabTargets:
         offset[1] *= offset_pixel_weights
         y, x = (center[is_instance].astype(np.int64) for center in (center_y, center_x))
         return {
-            "semantic": runs.painted(tables.semantic(self.crowd_is_void)[runs.ids]),
+            "semantic": runs.painted(tables.semantic()[runs.ids]),
             "semantic_pixel_weights": runs.painted(self._weights(is_small)[runs.ids]),
             "center": self._heat_map(y, x, height, width),
             "center_pixel_weights": runs.painted(center_pixel_weights[runs.ids]),
@@ -136,7 +132,6 @@ class MaxDeepLabTargets:
         slots: int = 128,
         small_instance_area: int = 4096,
         small_instance_weight: float = 1.0,
-        crowd_is_void: bool = True,
     ) -> None:
         """Keeps the settings.
 
@@ -145,13 +140,10 @@ class MaxDeepLabTargets:
                 smallest are void, so that no loss asks for them.
             small_instance_area: instances with fewer pixels than this in the map count as small.
             small_instance_weight: semantic weight of small instances' pixels; 1 is no difference.
-            crowd_is_void: True leaves crowd regions out of the semantic map; False keeps their
-                class. They are no things in either case.
         """
         self.slots = slots
         self.small_instance_area = small_instance_area
         self.small_instance_weight = small_instance_weight
-        self.crowd_is_void = crowd_is_void
 
     def __call__(self, segments: PanopticSegments, categories: Categories) -> Maps:
         """Targets of one map.
@@ -181,7 +173,7 @@ class MaxDeepLabTargets:
         numbers[things] = np.arange(len(things), dtype=np.int16)
         thing_id_class = np.full(self.slots, -1, np.int32)
         thing_id_class[: len(things)] = tables.class_ids[things]
-        semantic = tables.semantic(self.crowd_is_void)
+        semantic = tables.semantic()
         semantic[dropped] = categories.ignore_class
         is_small = tables.is_countable & (area < self.small_instance_area)
         weights = np.where(is_small, self.small_instance_weight, 1).astype(np.float32)
@@ -239,9 +231,8 @@ class _SegmentTables:
         largest = max(categories.semantic_channels - 1, void)
         self._smallest = np.uint8 if largest < 256 else np.int32
 
-    def semantic(self, crowd_is_void: bool) -> NDArray[Any]:
-        """Class to learn, ``[S + 1]``."""
+    def semantic(self) -> NDArray[Any]:
+        """Class to learn, ``[S + 1]``; crowds are void, as in the official COCO recipe."""
         table = self.class_ids.astype(self._smallest)
-        if crowd_is_void:
-            table[self.is_crowd] = self._void
+        table[self.is_crowd] = self._void
         return table

@@ -77,13 +77,13 @@ class TrainingCrop(NamedTuple):
     segments: PanopticSegments
 
 
-def scale_candidates(smallest: float, largest: float, step: float = 0.1) -> NDArray[np.float32]:
-    """Scale factors that a recipe draws from, float32 ``[n]``, evenly spaced, ends included.
+def scale_candidates(smallest: float, largest: float) -> NDArray[np.float32]:
+    """Scale factors that a recipe draws from, float32 ``[n]``, about 0.1 apart, ends included.
 
-    All three are float32 in deeplab2, which may leave one value fewer than expected: 15 for
+    The numbers are float32 in deeplab2. So there may be one value fewer than expected: 15 for
     0.5..2.0, 10 for 0.5..1.5 (but 15 for 0.3..1.7).
     """
-    smallest, largest, step = (float(np.float32(value)) for value in (smallest, largest, step))
+    smallest, largest, step = (float(np.float32(value)) for value in (smallest, largest, 0.1))
     count = int((largest - smallest) / step + 1)
     return np.linspace(smallest, largest, count).astype(np.float32)
 
@@ -114,7 +114,6 @@ class TrainTransform:
         crop_size: Sequence[int],
         min_scale: float,
         max_scale: float,
-        scale_step: float = 0.1,
         resize_range: Sequence[int] | None = None,
         flip_probability: float = 0.5,
         color: ColorTransform | None = None,
@@ -126,7 +125,6 @@ class TrainTransform:
             crop_size: (height, width) of the result, in pixels.
             min_scale: smallest scale factor.
             max_scale: largest scale factor.
-            scale_step: about the step between two scale factors, see `scale_candidates`.
             resize_range: (shorter, longer) side before the random scale, see `range_size`; None
                 starts from the original size.
             flip_probability: rate of left-right flips.
@@ -134,7 +132,7 @@ class TrainTransform:
             transforms: of albumentations, for the image as it is stored, see `Augmentation`.
         """
         self.height, self.width = crop_size
-        self.scale_range = (min_scale, max_scale, scale_step)
+        self.scale_range = (min_scale, max_scale)
         self.scales = scale_candidates(*self.scale_range)
         self.resize_range = None if resize_range is None else tuple(resize_range)
         self.flip_probability = flip_probability
@@ -143,9 +141,9 @@ class TrainTransform:
 
     def at_half_scale(self) -> "TrainTransform":
         """The same with half the scale factors, for images that are pasted onto others."""
-        smallest, largest, step = self.scale_range
+        smallest, largest = self.scale_range
         half = copy.copy(self)
-        half.scale_range = (smallest / 2, largest / 2, step)
+        half.scale_range = (smallest / 2, largest / 2)
         half.scales = scale_candidates(*half.scale_range)
         return half
 

@@ -46,6 +46,9 @@ class ContextFactory(Protocol):
         ...
 
 
+LOW_LEVEL = ("res3", "res2")  # the features that are fused, deepest first
+
+
 class PanopticDeepLabDecoder(nn.Module):
     """Upsamples the deepest feature to stride 4, fusing res3 and res2 on the way.
 
@@ -53,8 +56,7 @@ class PanopticDeepLabDecoder(nn.Module):
         feature_channels: channels of the backbone's features by name.
         context: makes the module in front, see ``decoders/context.py``.
         channels: width of the fused features and of the output.
-        projections: widths that the low-level features are projected to.
-        low_level: names of the low-level features, deepest first.
+        projections: widths that res3 and res2 are projected to.
         activation: of each convolution; the context has its own.
     """
 
@@ -64,17 +66,15 @@ class PanopticDeepLabDecoder(nn.Module):
         context: ContextFactory,
         channels: int = 256,
         projections: Sequence[int] = (64, 32),
-        low_level: Sequence[str] = ("res3", "res2"),
         activation: Activation = "relu",
     ) -> None:
         super().__init__()
-        self.low_level = tuple(low_level)
         self.out_channels = channels
         self.context = context(feature_channels["res5"])
         self.projections = nn.ModuleList()
         self.fusions = nn.ModuleList()
         width = cast(int, self.context.out_channels)
-        for name, projected in zip(self.low_level, projections, strict=True):
+        for name, projected in zip(LOW_LEVEL, projections, strict=True):
             self.projections.append(
                 ConvNormAct(feature_channels[name], projected, activation=activation)
             )
@@ -84,9 +84,7 @@ class PanopticDeepLabDecoder(nn.Module):
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """features: the backbone's, activated -> ``[B, channels, h, w]`` at the stride of res2."""
         x = self.context(features["res5"])
-        for name, projection, fusion in zip(
-            self.low_level, self.projections, self.fusions, strict=True
-        ):
+        for name, projection, fusion in zip(LOW_LEVEL, self.projections, self.fusions, strict=True):
             low = projection(features[name])
             x = resize_bilinear(x, (low.shape[-2], low.shape[-1]))
             x = fusion(torch.cat([x, low], dim=1))

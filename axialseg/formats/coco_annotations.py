@@ -77,17 +77,14 @@ def read_annotations(
 
 
 def parse_annotations(
-    path: Path,
-    content: Any,
-    categories: Categories | None = None,
-    void_categories: Collection[int] = (),
+    path: Path, content: Any, categories: Categories | None = None
 ) -> CocoPanopticAnnotations:
     """The same of a file's content that is at hand, see `annotations_of`.
 
     Raises:
         UserError: it is no content of a panoptic JSON file, or names an unknown class.
     """
-    return annotations_of(parse_panoptic_table(path, content), categories, void_categories)
+    return annotations_of(parse_panoptic_table(path, content), categories)
 
 
 def annotations_of(

@@ -2,8 +2,9 @@
 
 Two representations, both of one image:
 
-* a *panoptic map*, int32 ``[H, W]``, value = ``class_id * divisor + instance`` with instance >= 1
-  for things and 0 for stuff; void is ``ignore_class * divisor``. Models predict these.
+* a *panoptic map*, int32 ``[H, W]``. A value is ``class_id * CLASS_DIVISOR + instance``, where
+  instance is 1 or more for things and 0 for stuff. Void is ``ignore_class * CLASS_DIVISOR``. Models
+  predict these.
 * `PanopticSegments`, a map of segment numbers plus a table in a fixed order. It can say what a
   panoptic map cannot: crowd regions and several segments of one stuff class. Ground truth,
   official files and the metrics use these.
@@ -78,14 +79,14 @@ def _runs_from(is_start: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[n
 
 
 def segments_from_panoptic_map(
-    panoptic_map: NDArray[np.integer], ignore_class: int, divisor: int = CLASS_DIVISOR
+    panoptic_map: NDArray[np.integer], ignore_class: int
 ) -> PanopticSegments:
     """The segments of a panoptic map ``[H, W]``, ascending in their values; none is a crowd."""
     starts, lengths = runs(panoptic_map)
     values, value_of_run = np.unique(panoptic_map.ravel()[starts], return_inverse=True)
-    is_void = values // divisor == ignore_class
+    is_void = values // CLASS_DIVISOR == ignore_class
     numbers = np.cumsum(~is_void).astype(np.int32)
     numbers[is_void] = 0
     id_map = np.repeat(numbers[value_of_run], lengths).reshape(panoptic_map.shape)
-    class_ids = (values[~is_void] // divisor).astype(np.int64)
+    class_ids = (values[~is_void] // CLASS_DIVISOR).astype(np.int64)
     return PanopticSegments(id_map, class_ids, np.zeros(len(class_ids), bool))

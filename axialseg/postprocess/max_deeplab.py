@@ -9,9 +9,10 @@ Shapes: N slots, K classes without "no object", H and W of the image, h and w of
 that are confident.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from copy import copy
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -25,14 +26,12 @@ from axialseg.postprocess.restore import restore_labels
 _LOGITS_ON_CPU = 1 << 18  # about what stays in a core's cache
 _LOGITS_ON_GPU = 1 << 25  # enough to keep it busy
 
-PostProcess = TypeVar("PostProcess", "PixelWisePostProcess", "MaskWisePostProcess")
-
 
 class MaskResult(NamedTuple):
     """What a post-processing returns for one image.
 
     Attributes:
-        panoptic: int32 ``[H, W]``, class * divisor + instance.
+        panoptic: int32 ``[H, W]``, class * CLASS_DIVISOR + instance.
         semantic: int32 ``[H, W]``, class ids; not filtered by confidence or area.
         instance: int32 ``[H, W]``, 1 + position of the pixel's slot, confident or not.
         instance_score: float32 ``[H, W]``, probability of the pixel's slot.
@@ -78,7 +77,50 @@ class Slots(NamedTuple):
     is_object: Tensor
 
 
-class PixelWisePostProcess:
+class SlotPostProcess(ABC):
+    """What both kinds have in common.
+
+    Args:
+        merge: from a map of slots to panoptic values.
+    """
+
+    def __init__(self, merge: "SlotMerge") -> None:
+        self.merge = merge
+
+    def __call__(self, outputs: MaskHeads, size: tuple[int, int]) -> list[MaskResult]:
+        """Results of each image at the size (H, W); `outputs` are raw heads."""
+        return [
+            self.single(masks, classes, size)
+            for masks, classes in zip(
+                outputs.mask_logits.float(), outputs.class_logits.float(), strict=True
+            )
+        ]
+
+    @abstractmethod
+    def single(
+        self, mask_logits: Tensor, class_logits: Tensor, size: tuple[int, int]
+    ) -> MaskResult:
+        """One image; mask_logits ``[N, h, w]``, class_logits ``[N, K + 1]``, size (H, W)."""
+
+    @property
+    def ignore_class(self) -> int:
+        """Class id of void."""
+        return self.merge.ignore_class
+
+    @property
+    def area_limits(self) -> dict[str, int]:
+        """Name of a limit -> pixels, fewer than which a segment of its kind may not have."""
+        return self.merge.area_limits
+
+    def without_area_limits(self) -> Self:
+        """The same for a part of an image, whose segments may go on outside of it."""
+        unlimited = copy(self)
+        unlimited.merge = copy(self.merge)
+        unlimited.merge.thing_area_limit = unlimited.merge.stuff_area_limit = 0
+        return unlimited
+
+
+class PixelWisePostProcess(SlotPostProcess):
     """Gives each pixel to its best slot; slots and pixels that are not confident are void.
 
     Args:
@@ -90,7 +132,6 @@ class PixelWisePostProcess:
             256 at 1025).
         stuff_area_limit: stuff classes with fewer pixels in the image become void (1600 for COCO at
             641, 4096 at 1025).
-        divisor: of the panoptic map's values.
     """
 
     def __init__(
@@ -100,20 +141,10 @@ class PixelWisePostProcess:
         pixel_threshold: float = 0.4,
         thing_area_limit: int = 100,
         stuff_area_limit: int = 1600,
-        divisor: int = CLASS_DIVISOR,
     ) -> None:
         self.class_threshold = class_threshold
         self.pixel_threshold = pixel_threshold
-        self.merge = SlotMerge(categories, thing_area_limit, stuff_area_limit, divisor)
-
-    def __call__(self, outputs: MaskHeads, size: tuple[int, int]) -> list[MaskResult]:
-        """Results of each image at the size (H, W); `outputs` are raw heads."""
-        return [
-            self.single(masks, classes, size)
-            for masks, classes in zip(
-                outputs.mask_logits.float(), outputs.class_logits.float(), strict=True
-            )
-        ]
+        super().__init__(SlotMerge(categories, thing_area_limit, stuff_area_limit))
 
     def single(
         self, mask_logits: Tensor, class_logits: Tensor, size: tuple[int, int]
@@ -136,20 +167,6 @@ class PixelWisePostProcess:
             len(slots.confidence),
         )
 
-    @property
-    def ignore_class(self) -> int:
-        """Class id of void."""
-        return self.merge.ignore_class
-
-    @property
-    def area_limits(self) -> dict[str, int]:
-        """Name of a limit -> pixels, fewer than which a segment of its kind may not have."""
-        return self.merge.area_limits
-
-    def without_area_limits(self) -> "PixelWisePostProcess":
-        """The same for a part of an image, whose segments may go on outside of it."""
-        return _without_area_limits(self)
-
     def _band(self, logits: Tensor, detected: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of a band ``[rows, W, N]``: slot, slot of all, score, and whether it is confident.
 
@@ -169,7 +186,7 @@ class PixelWisePostProcess:
         return detected[position], best, score, confident
 
 
-class MaskWisePostProcess:
+class MaskWisePostProcess(SlotPostProcess):
     """Pastes the masks, the most confident first, where nothing has been pasted yet.
 
     Source: also Cheng et al. 2021, "Per-Pixel Classification is Not All You Need"; Li et al. 2022,
@@ -185,7 +202,6 @@ class MaskWisePostProcess:
         mask_power: of the mask's mean probability in the order of pasting.
         thing_area_limit: as of `PixelWisePostProcess`.
         stuff_area_limit: as of `PixelWisePostProcess`.
-        divisor: of the panoptic map's values.
     """
 
     def __init__(
@@ -199,7 +215,6 @@ class MaskWisePostProcess:
         mask_power: float = 1.0,
         thing_area_limit: int = 100,
         stuff_area_limit: int = 1600,
-        divisor: int = CLASS_DIVISOR,
     ) -> None:
         self.thing_threshold = thing_threshold
         self.stuff_threshold = stuff_threshold
@@ -207,16 +222,7 @@ class MaskWisePostProcess:
         self.overlap_threshold = overlap_threshold
         self.class_power = class_power
         self.mask_power = mask_power
-        self.merge = SlotMerge(categories, thing_area_limit, stuff_area_limit, divisor)
-
-    def __call__(self, outputs: MaskHeads, size: tuple[int, int]) -> list[MaskResult]:
-        """Results of each image at the size (H, W); `outputs` are raw heads."""
-        return [
-            self.single(masks, classes, size)
-            for masks, classes in zip(
-                outputs.mask_logits.float(), outputs.class_logits.float(), strict=True
-            )
-        ]
+        super().__init__(SlotMerge(categories, thing_area_limit, stuff_area_limit))
 
     def single(
         self, mask_logits: Tensor, class_logits: Tensor, size: tuple[int, int]
@@ -266,20 +272,6 @@ class MaskWisePostProcess:
             len(slots.confidence),
         )
 
-    @property
-    def ignore_class(self) -> int:
-        """Class id of void."""
-        return self.merge.ignore_class
-
-    @property
-    def area_limits(self) -> dict[str, int]:
-        """Name of a limit -> pixels, fewer than which a segment of its kind may not have."""
-        return self.merge.area_limits
-
-    def without_area_limits(self) -> "MaskWisePostProcess":
-        """The same for a part of an image, whose segments may go on outside of it."""
-        return _without_area_limits(self)
-
     def _order(self, mask_logits: Tensor, confidence: Tensor) -> Tensor:
         """Slots, the first to be pasted first; int64 ``[N]``."""
         probability = mask_logits.softmax(0).flatten(1)
@@ -296,7 +288,6 @@ class SlotMerge:
         categories: the classes.
         thing_area_limit: things with fewer pixels become void.
         stuff_area_limit: stuff classes with fewer pixels become void.
-        divisor: of the values.
 
     Attributes:
         things: number of thing classes, which come first among the class indices.
@@ -304,14 +295,13 @@ class SlotMerge:
     """
 
     def __init__(
-        self, categories: Categories, thing_area_limit: int, stuff_area_limit: int, divisor: int
+        self, categories: Categories, thing_area_limit: int, stuff_area_limit: int
     ) -> None:
         self.things = len(categories.thing_ids)
         self.class_ids = torch.tensor([*categories.thing_ids, *categories.stuff_ids])
         self.ignore_class = categories.ignore_class
         self.thing_area_limit = thing_area_limit
         self.stuff_area_limit = stuff_area_limit
-        self.divisor = divisor
 
     @property
     def area_limits(self) -> dict[str, int]:
@@ -330,8 +320,8 @@ class SlotMerge:
             class_index: int64 ``[N]``, of the slots.
 
         Returns:
-            int32 ``[H, W]``, class * divisor, for things + 1 + slot; and what the area limits have
-            removed, as in `MaskResult`.
+            int32 ``[H, W]``, class * CLASS_DIVISOR, for things + 1 + slot; and what the area limits
+            have removed, as in `MaskResult`.
         """
         # All sums go over slots, of which there are few, not over pixels.
         area = torch.bincount(slot[confident], minlength=len(class_index))
@@ -343,8 +333,8 @@ class SlotMerge:
             by_class[class_index] >= self.stuff_area_limit,
         )
         number = torch.arange(1, len(class_index) + 1, device=slot.device) * is_thing
-        value = self.class_ids.to(slot.device)[class_index] * self.divisor + number
-        void = self.ignore_class * self.divisor
+        value = self.class_ids.to(slot.device)[class_index] * CLASS_DIVISOR + number
+        void = self.ignore_class * CLASS_DIVISOR
         small_stuff = (by_class > 0) & (by_class < self.stuff_area_limit)
         small_stuff[: self.things] = False
         removed = {
@@ -357,13 +347,6 @@ class SlotMerge:
         """How many segments of each class there are; int64 ``[n]`` -> ``[C]`` by class id."""
         class_ids = self.class_ids.to(class_index.device)[class_index]
         return torch.bincount(class_ids, minlength=int(self.class_ids.max()) + 1)
-
-
-def _without_area_limits(postprocess: PostProcess) -> PostProcess:
-    unlimited = copy(postprocess)
-    unlimited.merge = copy(postprocess.merge)
-    unlimited.merge.thing_area_limit = unlimited.merge.stuff_area_limit = 0
-    return unlimited
 
 
 def slot_classes(class_logits: Tensor) -> Slots:

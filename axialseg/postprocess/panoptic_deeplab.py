@@ -25,7 +25,7 @@ class PanopticResult(NamedTuple):
     """What a post-processing returns for one image.
 
     Attributes:
-        panoptic: int32 ``[H, W]``, class * divisor + instance.
+        panoptic: int32 ``[H, W]``, class * CLASS_DIVISOR + instance.
         semantic: int32 ``[H, W]``, class ids.
         instance: int32 ``[H, W]``, number of a thing pixel's centre, from 1; elsewhere 0.
         instance_score: float32 ``[H, W]``, heat-map value at that centre; else 0.
@@ -43,21 +43,18 @@ class PanopticResult(NamedTuple):
     removed: dict[str, Tensor]
     capacity: int | None
 
-    def score_maps(
-        self, panoptic: Tensor, resized: tuple[int, int], divisor: int = CLASS_DIVISOR
-    ) -> tuple[Tensor, Tensor]:
+    def score_maps(self, panoptic: Tensor, resized: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Scores of the pixels' classes and of their instances; both float32 ``[H', W']``.
 
         Args:
             panoptic: the panoptic map at the size wanted, ``[H', W']``.
             resized: (height, width) of the image in the maps here, without padding.
-            divisor: of the map.
         """
         assert self.semantic_logits is not None
         size = (panoptic.shape[0], panoptic.shape[1])
         logits = self.semantic_logits.float()
         normalizer = logits.logsumexp(0)
-        classes = panoptic // divisor
+        classes = panoptic // CLASS_DIVISOR
         class_score = torch.zeros(size, device=panoptic.device)
         for class_id in classes.unique().tolist():
             if class_id < len(logits):
@@ -65,7 +62,7 @@ class PanopticResult(NamedTuple):
                 restored = restore_values(probability[None], resized, size)[0]
                 class_score = torch.where(classes == class_id, restored, class_score)
         instance_score = restore_labels(self.instance_score, resized, size)
-        is_thing = panoptic % divisor > 0  # stuff has no instance to be sure of
+        is_thing = panoptic % CLASS_DIVISOR > 0  # stuff has no instance to be sure of
         return class_score, torch.where(is_thing, instance_score, 1.0)
 
 
@@ -80,7 +77,6 @@ class PanopticDeepLabPostProcess:
         keep_centers: at most this many centres, the best; None keeps all.
         stuff_area_limit: stuff classes with fewer pixels in the image become void (2048 for
             Cityscapes, 4096 for COCO at 641).
-        divisor: of the panoptic map's values.
     """
 
     def __init__(
@@ -90,13 +86,11 @@ class PanopticDeepLabPostProcess:
         nms_kernel: int = 13,
         keep_centers: int | None = 400,
         stuff_area_limit: int = 0,
-        divisor: int = CLASS_DIVISOR,
     ) -> None:
         self.center_threshold = center_threshold
         self.nms_kernel = nms_kernel
         self.keep_centers = keep_centers
         self.stuff_area_limit = stuff_area_limit
-        self.divisor = divisor
         self.ignore_class = categories.ignore_class
         self.is_thing = torch.from_numpy(categories.is_thing_table)
 
@@ -124,14 +118,7 @@ class PanopticDeepLabPostProcess:
         things = self.is_thing.to(semantic.device)[semantic]
         instance = group_pixels(centers, offset, things)
         scores = torch.cat([center.new_zeros(1), center[centers[:, 0], centers[:, 1]]])
-        panoptic = merge(
-            semantic,
-            instance,
-            things,
-            self.ignore_class,
-            self.stuff_area_limit,
-            self.divisor,
-        )
+        panoptic = merge(semantic, instance, things, self.ignore_class, self.stuff_area_limit)
         return PanopticResult(
             panoptic,
             semantic.int(),
@@ -236,7 +223,6 @@ def merge(
     things: Tensor,
     ignore_class: int,
     stuff_area_limit: int,
-    divisor: int,
 ) -> Tensor:
     """Gives each instance the majority class of its pixels and fills in large stuff.
 
@@ -246,17 +232,16 @@ def merge(
         things: bool ``[H, W]``, True where `semantic` is a thing class.
         ignore_class: class of void; pixels that nothing claims get it.
         stuff_area_limit: stuff classes with fewer pixels become void.
-        divisor: of the values.
 
     Returns:
-        int32 ``[H, W]``, class * divisor + instance; instances of a class are numbered from 1 in
-        the order of their first pixel.
+        int32 ``[H, W]``, class * CLASS_DIVISOR + instance; instances of a class are numbered from 1
+        in the order of their first pixel.
     """
     classes = int(semantic.max()) + 1
-    void = torch.full_like(semantic, ignore_class * divisor)
+    void = torch.full_like(semantic, ignore_class * CLASS_DIVISOR)
     areas = torch.bincount(semantic[~things], minlength=classes)
     large = areas >= stuff_area_limit
-    panoptic = torch.where(~things & large[semantic], semantic * divisor, void)
+    panoptic = torch.where(~things & large[semantic], semantic * CLASS_DIVISOR, void)
 
     member = instance > 0
     numbers = instance[member]
@@ -273,6 +258,6 @@ def merge(
     same_class = majority[order, None] == majority[order]
     rank = same_class.tril().sum(1)  # 1, 2, ... within the class
     values = torch.zeros(count, dtype=torch.long, device=semantic.device)
-    values[order] = majority[order] * divisor + rank
+    values[order] = majority[order] * CLASS_DIVISOR + rank
     panoptic[member] = values[numbers]
     return panoptic.int()

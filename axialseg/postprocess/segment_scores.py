@@ -15,16 +15,14 @@ def segment_scores(
     class_score: NDArray[np.floating],
     instance_score: NDArray[np.floating],
     ignore_class: int,
-    divisor: int = CLASS_DIVISOR,
 ) -> NDArray[np.float64]:
     """Scores ``[P]`` of the segments of a panoptic map, ascending in their values, without void.
 
     Args:
-        panoptic: ``[H, W]``, class * divisor + instance.
+        panoptic: ``[H, W]``, class * CLASS_DIVISOR + instance.
         class_score: ``[H, W]``, probability of each pixel's class.
         instance_score: ``[H, W]``, score of each pixel's instance.
         ignore_class: class of void.
-        divisor: of the map.
     """
     starts, lengths = runs(panoptic)
     values, segment = np.unique(panoptic.ravel()[starts], return_inverse=True)
@@ -33,4 +31,4 @@ def segment_scores(
         np.bincount(segment, np.add.reduceat(score.ravel().astype(np.float64), starts)) / area
         for score in (class_score, instance_score)
     ]
-    return (means[0] * means[1])[values // divisor != ignore_class]
+    return (means[0] * means[1])[values // CLASS_DIVISOR != ignore_class]

@@ -17,7 +17,7 @@ from axialseg.formats.coco_annotations import (
 )
 from axialseg.formats.coco_panoptic import official_categories
 from axialseg.formats.id_png import rgb_from_ids
-from axialseg.formats.panoptic_table import read_panoptic_table
+from axialseg.formats.panoptic_table import parse_panoptic_table, read_panoptic_table
 from axialseg.metrics.panoptic_quality import PanopticQuality
 from axialseg.metrics.segment_overlap import segment_overlap
 from axialseg.panoptic.categories import contiguous_categories
@@ -227,7 +227,8 @@ def test_missing_png(tmp_path: Path) -> None:
 def test_segments_of_void_categories_are_void(tmp_path: Path) -> None:
     content = write_folder(tmp_path)
     classes = contiguous_categories([(3, "cat", True, (0, 0, 0)), (92, "grass", False, (0, 0, 0))])
-    annotations = parse_annotations(tmp_path / "panoptic.json", content, classes, {8})
+    table = parse_panoptic_table(tmp_path / "panoptic.json", content)
+    annotations = annotations_of(table, classes, {8})
     segments = read_segments(annotations, 0, tmp_path / "png", (2, 4))
     assert segments.id_map.tolist() == [[0, 0, 0, 0], [0, 0, 0, 1]]
     assert segments.class_ids.tolist() == [2, 1]

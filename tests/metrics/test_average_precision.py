@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as script
 from cityscapesscripts.evaluation.instances2dict import instances2dict
-from golden_data import arrays, unit
+from golden_data import arrays, our_panoptic, unit
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as masks
@@ -28,7 +28,11 @@ from axialseg.metrics.segment_overlap import segment_overlap
 from axialseg.panoptic.categories import Categories, contiguous_categories
 from axialseg.panoptic.cityscapes_classes import CITYSCAPES
 from axialseg.panoptic.coco_classes import COCO
-from axialseg.panoptic.panoptic_map import PanopticSegments, segments_from_panoptic_map
+from axialseg.panoptic.panoptic_map import (
+    CLASS_DIVISOR,
+    PanopticSegments,
+    segments_from_panoptic_map,
+)
 from axialseg.postprocess.segment_scores import segment_scores
 
 THINGS = contiguous_categories((n, f"thing {n}", n < 4, (n, 0, 0)) for n in range(1, 6))
@@ -44,11 +48,12 @@ def test_deeplab2_goldens(name: str, categories: Categories, divisor: int) -> No
         truth, predicted, is_crowd, instance_score = (
             goldens[f"{name}|{key}{number}"] for key in ("gt", "pred", "is_crowd", "instance_score")
         )
-        target = segments_from_panoptic_map(truth, categories.ignore_class, divisor)
+        truth, predicted = our_panoptic(truth, divisor), our_panoptic(predicted, divisor)
+        target = segments_from_panoptic_map(truth, categories.ignore_class)
         crowds = [is_crowd[target.id_map == n + 1].any() for n in range(len(target.class_ids))]
         target = target._replace(is_crowd=np.array(crowds, bool))
-        prediction = segments_from_panoptic_map(predicted, categories.ignore_class, divisor)
-        classes = predicted // divisor
+        prediction = segments_from_panoptic_map(predicted, categories.ignore_class)
+        classes = predicted // CLASS_DIVISOR
         if name == "coco":
             probability = goldens[f"coco|semantic_prob{number}"]
         else:
@@ -56,9 +61,7 @@ def test_deeplab2_goldens(name: str, categories: Categories, divisor: int) -> No
             table = unit(tag, (60, 80, 19))
             places = np.where(classes == 255, 0, classes)[..., None]
             probability = np.take_along_axis(table, places, -1)[..., 0]
-        scores = segment_scores(
-            predicted, probability, instance_score, categories.ignore_class, divisor
-        )
+        scores = segment_scores(predicted, probability, instance_score, categories.ignore_class)
         images.append(ScoredImage(segment_overlap(prediction, target), scores))
     result = coco_average_precision(images, categories)
     expected = np.where(goldens[f"{name}|ap_12"] < 0, np.nan, goldens[f"{name}|ap_12"])[:6]

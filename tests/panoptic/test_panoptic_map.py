@@ -24,9 +24,10 @@ def test_segments_ascend_and_void_is_zero() -> None:
     assert segments.semantic_map(0).tolist() == [[2, 0, 5], [2, 2, 0]]
 
 
-def test_void_above_the_classes_and_another_divisor() -> None:
-    panoptic_map = np.array([[11001, 255000, 3000, 255007]], np.int32)
-    segments = segments_from_panoptic_map(panoptic_map, ignore_class=255, divisor=1000)
+def test_void_above_the_classes() -> None:
+    classes, instances = np.array([[11, 255, 3, 255]]), np.array([[1, 0, 0, 7]])
+    panoptic_map = (classes * CLASS_DIVISOR + instances).astype(np.int32)
+    segments = segments_from_panoptic_map(panoptic_map, ignore_class=255)
     assert segments.id_map.tolist() == [[2, 0, 1, 0]]
     assert segments.class_ids.tolist() == [3, 11]
     assert segments.semantic_map(255).tolist() == [[11, 255, 3, 255]]
