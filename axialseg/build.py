@@ -23,7 +23,7 @@ from axialseg.machine.hardware import Hardware, batch_size_per_rank
 from axialseg.panoptic.categories import Categories
 
 if TYPE_CHECKING:
-    import lightning.pytorch as pl  # only where a task is built: networks do without it
+    import lightning.pytorch as pl  # only for a task; networks do not need it
 
 Classes = Categories | ImageClasses
 

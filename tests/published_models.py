@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from axialseg.checkpoints.tensorflow.deeplab2 import to_torch_layout, variable_names
-from axialseg.config.schema import conf_dir
+from axialseg.config.schema import conf_dir, register_schemas
 
 Golden = dict[str, NDArray]
 
@@ -78,6 +78,7 @@ def manifest(name: str) -> dict:
 
 def model_config(overrides: tuple[str, ...]) -> DictConfig:
     """The `model` node of a configuration."""
+    register_schemas()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         choices = [f"+{line}" if line.startswith("model=") else line for line in overrides]
         return compose(overrides=choices).model

@@ -1,13 +1,13 @@
-"""What a network needs of its backbone. Inherit from nothing: any `nn.Module` of this form is one.
+"""What a network needs of its backbone. Any `nn.Module` of this form will do; inherit from nothing.
 
-A backbone from another package is named in YAML by its `_target_`; constructor arguments are keys.
-What else is agreed on:
+YAML names a backbone of another package by its `_target_`, and the other keys are the arguments of
+its constructor. Three more things are agreed on:
 
 * Checkpoints: a network has its backbone as the child `backbone`, and a file may hold the backbone
-  alone. Names inside it are the backbone's own affair, so they must stay as they are.
+  alone. Names of parameters must not change, because old files have them.
 * Rates: `schedule.parameter_groups.backbone_lr_multiplier` is for all of its parameters.
-* Drop path: a backbone drops its own blocks. Transformers that MaX-DeepLab puts behind a block drop
-  as often as the block does, if that has `drop_path.keep_probability`; else they drop nothing.
+* Drop path: a backbone drops its own blocks. A transformer that MaX-DeepLab puts behind a block
+  drops as often as that block, if it has `drop_path.keep_probability`. Else it drops nothing.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Backbone(Protocol):
-    """All that Panoptic-DeepLab, MaX-DeepLab and classifiers need; `ResidualNetwork` has it.
+    """What Panoptic-DeepLab, MaX-DeepLab and classifiers need. `ResidualNetwork` is one.
 
     Attributes:
         channels: channels of each feature by name, from the finest to the deepest. The decoders
@@ -38,8 +38,8 @@ class Backbone(Protocol):
         Args:
             image: ``[B, 3, H, W]`` RGB, uint8 or float, 0..255. The backbone normalises it, see
                 `axialseg.layers.normalize.normalize_image`.
-            valid: bool ``[B, H, W]``, False at padding, which must not matter; None if nothing was
-                padded.
+            valid: bool ``[B, H, W]``, False at padding; None if nothing was padded. What the
+                padding holds must not change the features.
 
         Returns:
             Each ``[B, channels[name], h, w]``, activated, with h = (H - 1) // stride + 1: position

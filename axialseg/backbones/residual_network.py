@@ -48,12 +48,12 @@ class ResidualNetwork(nn.Module):
         key_expansion: keys of an axial block, in quarters of the stage's channels.
         value_expansion: values of an axial block, in quarters of the stage's channels.
         output_stride: 8, 16 or 32.
-        max_pool: activate and max-pool after the stem, instead of a strided first block in stage 2
-            (the paper has it, deeplab2 has not).
+        max_pool: activate and max-pool after the stem, instead of a strided first block in stage 2.
+            The paper has it, deeplab2 does not.
         axial_striding: how an axial block strides, see `AxialAttention2d`: the paper and deeplab2
             subsample after each axis, the authors' PyTorch code averages after both.
-        image_mean: what an RGB image in 0..255 is normalised by, and
-        image_std: its width; the defaults are the authors' TensorFlow code's -1..1.
+        image_mean: is subtracted from an RGB image in 0..255.
+        image_std: divides the result. The defaults give -1..1, as in the authors' TensorFlow code.
         activation: of the blocks; the stem has its own.
         activation_checkpointing: keep no activation inside the residual blocks; the backward pass
             computes them again.
@@ -63,8 +63,8 @@ class ResidualNetwork(nn.Module):
         drop_path_from_stride: blocks with a smaller nominal input stride are never dropped.
         width: multiplies `stage_channels`; a stem has a `width` of its own.
         stacked_decoder: makes a decoder after the stages, part of the pre-trained network of
-            MaX-DeepLab-L. `forward` and its features do not need it, so its parameters are frozen
-            until a model that runs it thaws them with `requires_grad_`.
+            MaX-DeepLab-L. `forward` does not need it, so its parameters are frozen. A model that
+            runs it calls `requires_grad_`.
 
     Attributes:
         channels: channels of each feature that `forward` returns, by its name.
@@ -218,8 +218,8 @@ class ResidualNetwork(nn.Module):
         """Stage outputs before activation, ``stage1`` .. ``stage5``.
 
         Args:
-            image: as of `forward`.
-            valid: as of `forward`.
+            image: ``[B, 3, H, W]`` RGB, uint8 or float, 0..255.
+            valid: bool ``[B, H, W]``, False at padding; None if nothing was padded.
             after_block: called between the blocks of the stages.
         """
         dtype = next(self.stem.parameters()).dtype

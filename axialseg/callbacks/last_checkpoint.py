@@ -1,7 +1,7 @@
 """The newest checkpoint of a run.
 
-Lightning's `ModelCheckpoint` with `every_n_train_steps` leaves the very last step of a run unsaved,
-and one that waits for the validation loses all steps before it if the validation is cut off.
+Lightning's `ModelCheckpoint` with `every_n_train_steps` does not save the last step of a run. If it
+waits for the validation, all steps before it are lost when the validation is interrupted.
 """
 
 from pathlib import Path
@@ -20,8 +20,8 @@ KEPT = 2  # the newest may be damaged later
 class LastCheckpoint(Checkpoint):
     """Keeps the two newest `checkpoints/step_<n>.ckpt`, and `last.ckpt` as a link to the newest.
 
-    Saved every so many optimiser steps, before each validation, and at the end of the training.
-    Only files of this run go, and only when two newer ones are whole.
+    It saves every `every_n_steps` optimiser steps, before each validation, and at the end of the
+    training. An older file of this run is deleted when two newer ones are whole.
 
     Args:
         every_n_steps: optimiser steps between two checkpoints; None saves before validations and
@@ -63,14 +63,7 @@ class LastCheckpoint(Checkpoint):
             for draft in folder.glob(".*.ckpt"):  # of a process that was killed while it saved
                 draft.unlink()
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Saves every `every_n_steps` steps, and before a validation."""
         step = trainer.global_step
         is_due = self.every_n_steps is not None and step % self.every_n_steps == 0

@@ -1,4 +1,4 @@
-"""The validation that a run was stopped in."""
+"""Repeats the validation in which a run was stopped."""
 
 from pathlib import Path
 

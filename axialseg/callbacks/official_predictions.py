@@ -125,9 +125,7 @@ class OfficialPredictions(pl.Callback):
                 log.info("Packed for upload: %s", path)
         shutil.rmtree(self._draft)
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: pl.Trainer, *_: Any) -> None:
         """Leaves an earlier result as it was."""
         if hasattr(self, "_background"):
             self._background.stop()

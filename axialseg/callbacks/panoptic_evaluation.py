@@ -134,9 +134,7 @@ class PanopticEvaluation(pl.Callback):
         self.record = record
         log_scores(trainer, pl_module, record, LOGGED, table, of_classes="PQ")
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, *_: Any) -> None:
         """Keeps what is done."""
         if hasattr(self, "_background"):
             self._background.stop()

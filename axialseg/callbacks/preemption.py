@@ -1,4 +1,4 @@
-"""Stops a run that someone wants to stop, so that it can go on later."""
+"""Stops a run on a signal, so that it can go on later."""
 
 import logging
 import os
@@ -48,21 +48,14 @@ class Preemption(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Takes over the signals.
 
-        Lightning's own handlers, which it would set after this hook, end with code 0, unsaved, and
-        wait for ever if not all ranks are signalled at once.
+        Lightning would set its own handlers after this hook. They end with code 0 without a
+        checkpoint, and wait for ever if not all ranks get the signal at once.
         """
         trainer._signal_connector.register_signal_handlers = _do_nothing  # type: ignore[method-assign]
         if threading.current_thread() is threading.main_thread() and not self._earlier:
             self._earlier = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Saves if any rank has been signalled, between two optimiser steps.
 
         The process ends at the next hook, when the loggers have got the values of this step.
@@ -77,28 +70,18 @@ class Preemption(pl.Callback):
                 checkpoint.save(trainer)
             self._is_saved = True
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Stops after the step that was saved."""
         if self._is_saved:
             self._stop(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stops before a validation, which is made up later."""
+        """Stops before a validation, which is done later."""
         if self._is_saved:
             self._stop(trainer)
 
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Stops within a validation, where there is nothing to lose; it is made up later."""
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Stops within a validation at once; the validation is done later."""
         if self._signalled:
             self._stop(trainer)
 

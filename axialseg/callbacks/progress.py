@@ -1,4 +1,4 @@
-"""How far the training is, as plain lines that a terminal and a log file can both show."""
+"""Progress of the training as plain lines, for terminals and log files."""
 
 import logging
 import threading
@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-GRACE = 5.0  # seconds, or the time of two steps, for a line with losses to come first
+GRACE = 5.0  # a line with losses may come first within so many seconds, or within two steps
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +74,7 @@ class Progress(pl.Callback):
                 trainer.precision,
             )
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Keeps the rate of this step: at its end the optimiser already has the next one."""
         self._lr = max(group["lr"] for group in trainer.optimizers[0].param_groups)
 
@@ -133,7 +131,7 @@ class Progress(pl.Callback):
         return f"{clock(left + to_come * self._validating / max(self._validations, 1))} left"
 
     def _watch(self, trainer: pl.Trainer, ended: threading.Event) -> None:
-        """Runs beside the training: says that it lives where no step has ended for long."""
+        """Runs beside the training and says that it is alive if no step has ended for long."""
         while not ended.wait(0.2):
             now = time.monotonic()
             done = self._step - self._first_step
@@ -182,9 +180,7 @@ class Progress(pl.Callback):
         """Ends the watch."""
         self._ended.set()
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, *_: Any) -> None:
         """Ends the watch."""
         self._ended.set()
 

@@ -15,8 +15,8 @@ NO_LOSSES = ("train/lr", "train/lr_backbone", "train/skipped_steps", "train/grad
 class TrainingCurves(pl.Callback):
     """Draws `curves.png` in the folder of the run when the training, or a validation, ends.
 
-    The numbers come from `metrics.csv`, which outlives a resumed run's earlier starts; without the
-    CSV logger there is no picture.
+    The numbers come from `metrics.csv`, which also has those of earlier starts of the run. Without
+    the CSV logger there is no picture.
     """
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

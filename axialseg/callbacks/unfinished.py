@@ -51,9 +51,7 @@ class UnfinishedEvaluation(pl.Callback):
         if trainer.is_global_zero and not trainer.sanity_checking:
             shutil.rmtree(Path(trainer.default_root_dir) / "unfinished", ignore_errors=True)
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: pl.Trainer, *_: Any) -> None:
         """Says how to go on."""
         folder = unfinished_folder(trainer.default_root_dir)
         if not trainer.is_global_zero or folder is None:

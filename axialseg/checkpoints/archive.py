@@ -1,4 +1,4 @@
-"""Extraction of downloaded .tar.gz archives, wholly or not at all, and never outside the target."""
+"""Extracts downloaded .tar.gz archives completely or not at all, and never outside the target."""
 
 import gzip
 import re
@@ -10,7 +10,7 @@ from axialseg.errors import UserError
 from axialseg.machine.whole_file import whole_file
 
 _COPY_BYTES = 1 << 20
-# Weights hardly shrink when they are packed; what grows far more is made to fill a disk.
+# Packed weights are hardly smaller. An archive that grows far more is made to fill a disk.
 _LARGEST_GROWTH = 20
 _ALWAYS_ALLOWED_BYTES = 100 << 20
 _MOST_FILES = 10_000
@@ -67,7 +67,7 @@ def _extract_members(archive: Path, folder: Path) -> None:
 
 
 class _Limited:
-    """Reads a compressed archive up to a size that no honest one has."""
+    """Reads a compressed archive up to a size that no real one has."""
 
     def __init__(self, stream: gzip.GzipFile, archive: Path) -> None:
         self._stream = stream

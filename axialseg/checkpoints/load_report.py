@@ -57,7 +57,7 @@ def compare(own: Mapping[str, Shape], stored: StoredWeights) -> LoadReport:
     """
     parts = _by_part(own)
     strangers = {part: [n for n, p in stored.unknown.items() if p == part] for part in parts}
-    # Not one name in common: the stem is no damaged one, but one of another kind.
+    # If no name is common, the stem is of another kind and not damaged.
     stem = [name for name in parts.get(STEM, ()) if name in stored.tensors]
     is_other_stem = not stem and bool(strangers.get(STEM))
     initialised: dict[str, str] = {}

@@ -1,7 +1,7 @@
 """The checkpoints in the folder of a run, and their checksums, compared before they are read.
 
 A file of `torch.save` is a zip archive with a checksum for each tensor. Neither torch nor Lightning
-compares them, so a flipped bit would be trained on; `check_whole` does.
+compares them, so training would go on with a flipped bit. `check_whole` compares them.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""How a trainer writes its checkpoints: wholly or not at all."""
+"""Writes the checkpoints of a trainer completely or not at all."""
 
 import os
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from axialseg.machine.whole_file import whole_file
 class WholeCheckpointIO(TorchCheckpointIO):
     """How the trainer writes and reads its checkpoints.
 
-    Lightning's own keeps silent about a folder that may not be written, and compares no checksums.
+    Lightning's own class reports no folder that cannot be written, and compares no checksums.
     """
 
     def save_checkpoint(

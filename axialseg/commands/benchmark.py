@@ -1,4 +1,4 @@
-"""`python -m axialseg benchmark`: time and memory of a model, beside textbook attention's."""
+"""`python -m axialseg benchmark`: time and memory of a model, beside its textbook form."""
 
 import json
 import sys
@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from axialseg.commands.command_line import compose_config, run_tool
 from axialseg.commands.complexity import FORMATS, classes_of, size_of
+from axialseg.config.check import check_choice
 from axialseg.errors import UserError
 from axialseg.machine.hardware import check_compiler, resolve_hardware
 from axialseg.visualization.text_table import text_table
@@ -66,8 +67,7 @@ def benchmark(arguments: list[str]) -> None:
 def _check(cfg: DictConfig) -> None:
     """Refuses values that the schema cannot."""
     for key, options in (("format", FORMATS), ("device", DEVICES), ("precision", PRECISIONS)):
-        if cfg[key] not in options:
-            raise UserError(f"{key}={cfg[key]} does not exist; there are: {', '.join(options)}")
+        check_choice(key, cfg[key], options)
     if cfg.batch < 1:
         raise UserError(f"batch={cfg.batch}, but it must be 1 or more")
     if cfg.seconds < 0:

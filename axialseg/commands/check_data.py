@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from axialseg.commands.command_line import compose_config, run_tool
-from axialseg.config.check import nearest
+from axialseg.config.check import check_choice
 from axialseg.errors import UserError
 from axialseg.machine.hardware import cpu_count
 
@@ -39,8 +39,7 @@ def check_data(arguments: list[str]) -> None:
         SystemExit: code 1 if training would fail.
     """
     cfg = compose_config("check_data", arguments)
-    if cfg.split not in SPLITS:
-        raise UserError(f"split={cfg.split} does not exist; {nearest(cfg.split, SPLITS, 'split=')}")
+    check_choice("split", cfg.split, SPLITS)
     for name in ("workers", "samples"):
         if cfg[name] is not None and cfg[name] < 0:
             raise UserError(f"{name}={cfg[name]}, but it must be 0 or more")

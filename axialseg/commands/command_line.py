@@ -101,7 +101,7 @@ def run_command(
                 sweep = Sweep(hydra_node, args.overrides).running()
                 typed = args.overrides
         with sweep as completed:
-            # They stand side by side, or the command line could not have been parsed.
+            # The overrides are neighbours; else the command line could not have been parsed.
             place = sys.argv.index(typed[0], 1) if typed else len(sys.argv)
             sys.argv[place : place + len(typed)] = completed(typed)
             hydra.main(str(conf_dir()), config_name, version_base="1.3")(guarded_job)()
@@ -191,7 +191,7 @@ def _resolved_sweep(cfg: DictConfig) -> DictConfig:
 def _check_foreign(file: Path, overrides: list[str]) -> None:
     """Refuses a config of another folder, as that of a run, if it could run a stranger's code."""
     if not file.is_file():
-        return  # Hydra says so
+        return  # Hydra refuses it
     content = saved_config(file)
     if {"defaults", "hydra"} & set(content) or "@package" in file.read_text(encoding="utf-8"):
         raise UserError(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from axialseg.commands.command_line import compose_config, run_tool
-from axialseg.config.check import check_model_fits_data, nearest
+from axialseg.config.check import check_choice, check_model_fits_data
 from axialseg.errors import UserError
 from axialseg.visualization.text_table import text_table
 
@@ -37,10 +37,7 @@ def complexity(arguments: list[str]) -> None:
         UserError: a wrong setting.
     """
     cfg = compose_config("complexity", arguments)
-    if cfg.format not in FORMATS:
-        raise UserError(
-            f"format={cfg.format} does not exist; {nearest(cfg.format, FORMATS, 'format=')}"
-        )
+    check_choice("format", cfg.format, FORMATS)
     height, width = size_of("size", cfg.size)
 
     # Only now: torch takes seconds, and a wrong command line shall not wait for it.

@@ -44,7 +44,7 @@ from axialseg.machine.hardware import (
 log = logging.getLogger(__name__)
 
 KEPT_FROM_RUN = ("seed", "model", "data", "schedule", "trainer", "expected")
-# Of this machine, not of the one that trained.
+# The hardware of this machine, not of the one that trained.
 HARDWARE_HERE = {"accelerator": "auto", "devices": "auto", "num_nodes": 1, "strategy": "auto"}
 
 
@@ -85,7 +85,7 @@ def evaluate(cfg: DictConfig) -> float:
 
 
 def check_evaluation(cfg: DictConfig) -> None:
-    """Refuses a config that says not what to evaluate, or says it wrong.
+    """Refuses a config that does not say what to evaluate, or says something wrong.
 
     Raises:
         UserError: one sentence about it.

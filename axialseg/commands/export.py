@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from axialseg.commands.command_line import compose_config, run_tool
-from axialseg.config.check import nearest
+from axialseg.config.check import check_choice
 from axialseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ def export(arguments: list[str]) -> None:
         UserError: a wrong setting, or the model cannot be read or the file not written.
     """
     cfg = compose_config("export", arguments)
-    if cfg.format not in ENDINGS:
-        raise UserError(f"format={cfg.format} does not exist; {nearest(cfg.format, ENDINGS)}")
+    check_choice("format", cfg.format, ENDINGS)
     if not cfg.out.endswith(ENDINGS[cfg.format]):
         raise UserError(f"out={cfg.out} must end with {ENDINGS[cfg.format]}")
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from axialseg.commands.command_line import compose_config, run_tool
 from axialseg.commands.complexity import FORMATS, classes_of, size_of
-from axialseg.config.check import nearest
+from axialseg.config.check import check_choice
 from axialseg.errors import UserError
 from axialseg.visualization.text_table import text_table
 
@@ -90,10 +90,7 @@ def memory(arguments: list[str]) -> None:
 def _check(cfg: DictConfig) -> None:
     """Refuses values that the schema cannot."""
     for key, options in (("format", FORMATS), ("precision", PRECISIONS)):
-        if cfg[key] not in options:
-            raise UserError(
-                f"{key}={cfg[key]} does not exist; {nearest(cfg[key], options, f'{key}=')}"
-            )
+        check_choice(key, cfg[key], options)
     if not 0 <= cfg.reserve < 1:
         raise UserError(f"reserve={cfg.reserve} is no share of the memory; give 0 <= reserve < 1")
     for key in ("batch", "masks"):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from omegaconf import DictConfig
 
 from axialseg.commands.command_line import compose_config, run_tool
-from axialseg.config.check import nearest
+from axialseg.config.check import check_choice
 from axialseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -75,8 +75,7 @@ def predict(arguments: list[str]) -> None:
 
 def _check(cfg: DictConfig) -> None:
     for key, known in CHOICES.items():
-        if cfg[key] not in known:
-            raise UserError(f"{key}={cfg[key]} does not exist; {nearest(cfg[key], known)}")
+        check_choice(key, cfg[key], known)
     if not 0 <= cfg.min_score <= 1:
         raise UserError(f"min_score={cfg.min_score} must be from 0 to 1")
     if cfg.batch < 1:

@@ -92,7 +92,7 @@ def _groups_of_experiment(name: object) -> list[str]:
 
 
 def _open_to_choice(model: dict[str, Any]) -> None:
-    """Lets `model/attention` decide, which the model of a run has decided already."""
+    """Lets `model/attention` replace the attention that the model of a run has."""
     model.pop("attention", None)
     if "attention" in model["backbone"]:
         model["backbone"]["attention"] |= {

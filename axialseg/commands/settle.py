@@ -1,7 +1,7 @@
 """Before training: chooses what is `auto`, and refuses or names what cannot work.
 
-What was chosen is written into the run's composed config and beside it (`.hydra/chosen.yaml`), so
-that ranks, resuming and repeating have the same numbers, whatever is free on the machine by then.
+What was chosen is written into the run's composed config and beside it (`.hydra/chosen.yaml`). So
+all ranks have the same numbers, and so does a run that goes on or is repeated on another machine.
 """
 
 import logging
@@ -246,7 +246,7 @@ class _Settler:
 
 
 def name_doubts(cfg: DictConfig, world_size: int) -> None:
-    """Says what is allowed and seldom meant, with its cure."""
+    """Warns about settings that are allowed and seldom meant, with a cure."""
     steps, warmup = cfg.trainer.max_steps, cfg.schedule.warmup_steps
     if warmup >= steps:
         log.warning(

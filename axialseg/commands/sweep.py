@@ -1,4 +1,4 @@
-"""Sweeps: one failing job ends no other, a repeated sweep does what is missing, a table at the end.
+"""Sweeps: a failing job does not end the others, and a repeated sweep does what is missing.
 
 Each job keeps `sweep_job.json` in its folder: what it was asked to do, and how it ended.
 """

@@ -64,7 +64,7 @@ def _value(cfg: DictConfig, key: str) -> Any:
 
 
 def _check_type(key: str, value: Any) -> None:
-    """Refuses a number of another kind; null is left to the constructors."""
+    """Refuses a number of another kind; the constructors check null."""
     kind = SETTINGS[key][0]
     if kind not in TYPES or value is None:
         return

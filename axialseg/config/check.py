@@ -52,6 +52,16 @@ def nearest(name: str, choices: Iterable[str], prefix: str = "") -> str:
     return f"there are: {', '.join(known)}" if known else "there is nothing to choose from"
 
 
+def check_choice(key: str, value: str, options: Iterable[str]) -> None:
+    """Refuses a value of a key that is none of its few options.
+
+    Raises:
+        UserError: lists the options; the nearest one of device=gpu would be cpu.
+    """
+    if value not in options:
+        raise UserError(f"{key}={value} does not exist; there are: {', '.join(options)}")
+
+
 def check_config(cfg: DictConfig) -> None:
     """Refuses what would fail only when the objects are built.
 

@@ -1,4 +1,4 @@
-"""Composes what is shipped for use from Python, and leaves a user's own Hydra as it is."""
+"""Composes shipped configs for use from Python, and does not change a user's own Hydra."""
 
 import threading
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from omegaconf.basecontainer import BaseContainer
 
 from axialseg.config.schema import conf_dir, register_schemas
 
-# What Hydra keeps for the whole process. Its plugins stay: to find them takes a while.
+# What Hydra keeps for the whole process. Its plugins stay, because finding them takes time.
 KEPT_BY_HYDRA = (ConfigStore, GlobalHydra, HydraConfig, JobRuntime, VersionBase)
 _LOCK = threading.Lock()
 
@@ -36,7 +36,7 @@ def compose_shipped(overrides: list[str]) -> dict[str, Any]:
 
 @contextmanager
 def _own_hydra() -> Iterator[None]:
-    """Within the block Hydra's state is ours; behind it, the very objects of before are back."""
+    """Gives Hydra a state of our own; at the end the old objects are put back."""
     with _LOCK:
         instances, resolvers = dict(Singleton._instances), dict(BaseContainer._resolvers)
         known = ConfigStore.instance().repo

@@ -1,4 +1,4 @@
-"""The head of an experiment file: where its numbers are from, what it costs, what it should give.
+"""The head of an experiment file: source of its numbers, costs, and expected scores.
 
 The head is the comment below ``# @package _global_``. Without its ``# `` it is YAML itself.
 `experiments/README.md` is the table of all heads.

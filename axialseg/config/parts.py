@@ -14,7 +14,7 @@ Target = dict[str, Any]
 
 @dataclass
 class ModelCallbacks:
-    """What there is to score and show depends on the method; the values are the panoptic ones.
+    """The callbacks that depend on the kind of task; the values are for panoptic segmentation.
 
     `conf/callbacks/` refers to the dotted names and adds settings.
     """
@@ -36,10 +36,10 @@ class ModelConf:
 
     name: str = MISSING  # for pictures, tables and folders
     objective: str = "PQ"  # key of `metrics.json` that sweeps maximise
-    # (height, width) in pixels that costs are counted at, unless another is named; here Cityscapes'
+    # (height, width) in pixels at which costs are counted by default; here that of Cityscapes
     input_size: Any = field(default_factory=lambda: [1025, 2049])
-    # what training starts from: .ckpt, .safetensors, .pth, a TensorFlow checkpoint (prefix, folder,
-    # .tar.gz) or the name of a published one
+    # where training starts from: .ckpt, .safetensors, .pth, a TensorFlow checkpoint (prefix,
+    # folder, .tar.gz) or the name of a published one
     initial_checkpoint: str | None = None
     # true takes the backbone only: no decoders, no heads, no classifier
     initial_backbone_only: bool = False

@@ -5,7 +5,7 @@ from typing import Any
 
 from axialseg.config.trust import refuse_strangers
 
-# Modules that have moved -> their place now: runs made before still name the old ones.
+# Modules that have moved -> their new place. Older runs name the old one.
 MOVED = {
     "axialseg.datasets.shapes": "axialseg.datasets.generated.shapes",
     "axialseg.datasets.patterns": "axialseg.datasets.generated.patterns",

@@ -27,7 +27,7 @@ def conf_dir() -> Path:
 
 
 def _self_and(*groups: Any) -> Callable[[], list[Any]]:
-    """Makes Hydra's defaults list: the values of the class, and the groups over them."""
+    """Makes the defaults list for Hydra: the values of the class, then those of the groups."""
     return lambda: ["_self_", *groups]
 
 
@@ -102,7 +102,7 @@ class AttentionConf(ConvertConf):
     layer: str = MISSING  # name of an axial attention layer or of a block, or a part of it
     output: str = "attention.png"  # PNG file to write
     seed: int = 0
-    # packages that the run's config may build objects of, see docs/running.md; so below too
+    # packages that the run's config may build objects of, see docs/running.md
     trust: list[str] = field(default_factory=list)
 
 
@@ -117,11 +117,11 @@ class PredictConf:
     things_only: bool = False  # leave out all stuff
     min_score: float = 0.0  # leave out segments with a lower score, 0..1
     scales: list[float] | None = None  # [0.5,1,2]: average the predictions at these scales
-    flip: bool = False  # and those for the mirrored image
+    flip: bool = False  # average the predictions for the mirrored image too
     tile: list[int] | None = None  # [H,W]: images keep their size and are cut into tiles
     batch: int = 1  # images at a time; neighbours of one size share a batch
-    fold_batch_norms: bool = True  # into the convolutions: faster; last digits may differ
-    device: str = "auto"  # cpu, cuda or auto: cuda where there is one
+    fold_batch_norms: bool = True  # faster, but the last digits may differ
+    device: str = "auto"  # cpu, cuda or auto: cuda if there is one
     precision: str = "32"  # 32 or bf16
     trust: list[str] = field(default_factory=list)
 
@@ -132,7 +132,7 @@ class ShareConf:
 
     ckpt: str = MISSING  # folder of a run, its checkpoint, or a published name
     out: str = MISSING  # folder to write
-    license: str = "other"  # of the weights, in the words of the Hugging Face hub
+    license: str = "other"  # license of the weights, as the Hugging Face hub names it
     trust: list[str] = field(default_factory=list)
 
 
@@ -171,7 +171,7 @@ class BenchmarkConf(ComplexityConf):
     device: str = "auto"  # cpu, cuda or auto: cuda where there is one
     precision: str = "auto"  # 32-true, bf16-mixed or 16-mixed; auto is what training takes here
     compile: bool = False  # run the networks through torch.compile
-    seconds: float = 20.0  # each timing goes on for so long, at the least
+    seconds: float = 20.0  # shortest time of each measurement
 
 
 @dataclass
@@ -190,7 +190,7 @@ class MemoryConf(ConvertConf):
     gpu: str = "80GiB"  # memory of one device
     reserve: float = 0.1  # share of it for the driver, workspaces and fragmentation
     precision: str = "bf16-mixed"  # bf16-mixed, 16-mixed or 32-true
-    # images of one device and forward pass to count, beside the largest
+    # count a step with so many images too; null counts only the largest that fits
     batch: int | None = None
     masks: int = 50  # ground-truth masks of an image, for the losses that match masks
     format: str = "table"  # table or json
@@ -219,13 +219,13 @@ class BenchmarkLoaderConf(ConvertConf):
     )
     data: Target = MISSING
     batch_size: int = 4  # training images per batch
-    images_per_second: float | None = None  # training speed of this machine; null shows some
-    devices: int = 1  # that share it; each has `data.num_workers` of its own
-    seconds: float = 15.0  # each measurement goes on for so long, at the least
+    images_per_second: float | None = None  # speed of the training; null shows some speeds
+    devices: int = 1  # devices of the training; each has its own `data.num_workers`
+    seconds: float = 15.0  # shortest time of each measurement
     seed: int = 0
 
 
-# Settings of `import-data`; `from` is a word of Python, so no dataclass can have it.
+# Settings of `import-data`. No dataclass, because `from` is a word of Python.
 IMPORT_DATA = {
     # COCO instance JSON, or a folder: of label images, of labelme, of a CVAT or VOC export, of a
     # Roboflow export with its splits
@@ -242,7 +242,7 @@ IMPORT_DATA = {
     "seed": 0,
 }
 
-# Of the first two, the values are in the file of the name.
+# The values of the first two are in `conf/train.yaml` and `conf/evaluate.yaml`.
 SCHEMAS: dict[str, Any] = {
     "train_schema": TrainConf,
     "evaluate_schema": EvaluateConf,
@@ -268,7 +268,7 @@ def variants() -> dict[str, dict[str, Any]]:
 
 
 def register_schemas() -> None:
-    """Makes known to Hydra what is in no file of its own: top levels, variants, and the folder."""
+    """Tells Hydra what has no file of its own: the top levels, the variants and the folder."""
     os.environ["AXIALSEG_ROOT"] = str(conf_dir().parent)  # for `hydra.searchpath`
     store = ConfigStore.instance().store
     for name, schema in SCHEMAS.items():

@@ -1,8 +1,8 @@
-"""Which constructors a config may name that comes out of a run's folder, perhaps a stranger's.
+"""Which constructors a saved config may name, because it may come from a stranger.
 
-`_target_` calls whatever it names. A config that the user writes may call anything; one that lies
-in a folder or a checkpoint may only build what is known to be harmless, and the packages that the
-user's own command line trusts: `trust=[mypackage]`.
+Hydra calls whatever `_target_` names. A config that the user writes may call anything. A config in
+a folder or a checkpoint may only build what is known to be harmless, and objects of packages that
+the command line of the user trusts: `trust=[mypackage]`.
 """
 
 import ast

@@ -1,8 +1,8 @@
 """What a training step and a prediction cost: time and peak memory, ours beside the textbook form.
 
-Times are taken in one process in which the contestants take turns, so that whatever else the
-machine does meets all of them alike; peaks of memory in a process for each, see
-`axialseg.machine.peak_memory`. Images are noise, the ground truth is a generated scene.
+Times are taken in one process in which the contestants take turns, so that other work of the
+machine slows all of them alike. Peaks of memory are taken in a process for each, see
+`axialseg.machine.peak_memory`. Images are noise, and the ground truth is a generated scene.
 """
 
 import gc
@@ -365,7 +365,7 @@ def _channels(categories: Classes) -> int:
 
 
 def _give_back(device: torch.device) -> None:
-    """Frees memory that nothing refers to any more."""
+    """Frees memory that is no longer used."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -18,7 +18,7 @@ BATCHES_OF_WORKER = 2  # that it prepares ahead, PyTorch's default
 GPU_RESERVE = 0.1  # share for the driver's workspaces and for fragmentation
 CPU_RESERVE = 0.05
 MASKS = 50  # ground-truth masks of an image, for losses whose size depends on them
-# No step of our models takes more for a pixel and for a parameter: what stays below is not counted.
+# No step of our models takes more for each pixel and parameter. If this fits, nothing is counted.
 MOST_PER_PIXEL, MOST_PER_PARAMETER = 2**16, 24
 
 

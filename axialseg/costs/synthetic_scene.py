@@ -1,4 +1,4 @@
-"""A scene without files, and the heads that see it perfectly: what benchmarks run on.
+"""A scene without files, and heads that see it perfectly, for benchmarks.
 
 What a loss and a post-processing cost depends on how many things there are; random heads would
 show none, or hundreds. This scene has as many as a street of Cityscapes.

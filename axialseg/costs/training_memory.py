@@ -9,8 +9,8 @@ precision, channels last, local spans) count as they are.
 A CPU's process holds more than its tensors, because new ones must fit into the holes of old ones;
 `FakeStep.process_bytes` asks the C library's allocator how much (`machine.arena`).
 
-Not seen: scratch memory inside one operation (reordered copies, cuDNN's workspaces), what CUDA's
-allocator rounds up, and the CUDA context. Operators are the CPU's.
+These are not counted: scratch memory inside one operation (reordered copies, cuDNN's workspaces),
+what CUDA's allocator rounds up, and the CUDA context. The operators are those of the CPU.
 
 Where a value decides about a size (how many masks there are, which slot each one matches), an
 assumption stands for it; see `FakeStep`.
@@ -129,7 +129,7 @@ class _Unknown(TorchFunctionMode):
 
 
 class FakeStep:
-    """A training step of which only the memory is real.
+    """A training step that computes nothing and counts its memory.
 
     Args:
         make_task: builds the task; the default device is meta then.

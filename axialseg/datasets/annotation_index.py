@@ -1,8 +1,8 @@
-"""Panoptic JSON files, parsed once: later starts map an index of arrays from the cache.
+"""Panoptic JSON files are parsed once; later starts map an index of arrays from the cache.
 
 COCO's training JSON takes seconds and hundreds of megabytes to parse. Its arrays are kept in the
-cache folder, never in the data root, and hold for as long as the JSON has the same size and time of
-change. Ranks and jobs that start together wait for the first of them; all share the mapped pages.
+cache folder, never in the data root. They are valid while the JSON has the same size and time of
+change. Ranks and jobs that start together wait for the first of them, and all share mapped pages.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from axialseg.formats.panoptic_table import PanopticTable, read_panoptic_table
 from axialseg.machine.cache_folder import cache_folder
 
 VERSION = 2  # of `PanopticTable` and of the way it is read
-# A file changed this short a time ago may change again without another time of change.
+# A file that has just changed may change again within the same tick of the clock.
 SETTLED_SECONDS = 2.0
 
 log = logging.getLogger(__name__)

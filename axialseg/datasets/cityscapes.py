@@ -6,8 +6,8 @@ Layout, with `gtFine` or `gtCoarse` for the ground truth::
     gtFine/train/aachen/aachen_000000_000019_gtFine_instanceIds.png
 
 The ground truth is made from the instance ids while reading, by the rule of the official
-`createPanopticImgs.py`, which need not be run. Who has nothing but its results reads them with
-`CityscapesPanoptic`: the samples are the same.
+`createPanopticImgs.py`, so that script need not be run. `CityscapesPanoptic` reads the results of
+the script, for users who have only these; the samples are the same.
 """
 
 import logging

@@ -21,8 +21,8 @@ def paste(
 ) -> TrainingCrop:
     """Puts pixels of a second crop of the same size over those of the first, without blending.
 
-    All things come over, crowds of things too, each class of stuff by chance; void and padding do
-    not. Segments keep their pixels or lose them; no segment of one crop becomes one of the other.
+    All things are pasted, crowds of things too. Each class of stuff is pasted by chance. Void and
+    padding are not pasted. A segment of one crop never becomes a part of a segment of the other.
 
     Args:
         crop: what is pasted onto; stays as it is.
@@ -35,7 +35,7 @@ def paste(
 
 
 def labels_in_order(crop: TrainingCrop, categories: Categories) -> NDArray[np.int64]:
-    """What can be seen in a crop, in order of appearance, row after row; int64 ``[L]``.
+    """The labels that a crop shows, in the order in which they appear, row by row; int64 ``[L]``.
 
     A label is a segment's id. The segments of one class of stuff share the label of the first one,
     and so do the crowds of one class of things. Void is 0, padding -1.

@@ -34,7 +34,7 @@ from axialseg.panoptic.categories import Categories, difference
 from axialseg.panoptic.class_changes import ClassChanges
 from axialseg.panoptic.panoptic_map import PanopticSegments
 
-FIRST_IMAGES = 16  # of the first batch, that are read before all else
+FIRST_IMAGES = 16  # images of the first batch that are read before training
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ class PanopticDataModule(ImageDataModule):
         """Says what is strange about the classes of the training data."""
         whole = dataset.whole if isinstance(dataset, Part) else dataset
         original = whole.original if isinstance(whole, ChangedDataset) else whole
-        # Others have classes of their own, and would read all annotations for it.
+        # Other data sets have fixed classes, and would read all annotations for this.
         if isinstance(original, CocoPanoptic) and isinstance(whole, LabelledDataset):
             is_asked_for = self.classes is not None and self.classes.things is not None
             seen = np.asarray(whole.class_presence().any(0))

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def decoder_messages() -> Iterator[list[str]]:
-    """Collects the lines that C libraries write on the process's standard error output meanwhile.
+    """Collects what C libraries write on the standard error output inside the context.
 
-    libjpeg repairs what it can, tells it there, without a file name, and reports no error. Only for
-    processes with one thread. The list is filled at the end.
+    libjpeg repairs what it can, writes a line there without a file name, and reports no error. The
+    list is filled at the end. The process must have only one thread.
     """
     messages: list[str] = []
     sys.stderr.flush()

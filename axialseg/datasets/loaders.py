@@ -1,4 +1,4 @@
-"""What all data modules share: loaders whose batches follow from the seed, and their errors.
+"""What all data modules have in common: loaders with batches by the seed, and their errors.
 
 Training batches are endless. Sample n of the run is image and augmentation number n of an order
 that follows from the seed (`sampler.py`), so batches do not depend on the number of workers and a
@@ -150,5 +150,5 @@ def _start_worker(worker: int) -> None:
     if parent is not None and parent.pid is not None:
         end_with_parent(parent.pid)
     leave_signals_to_parent()
-    cv2.setNumThreads(0)  # the processes are the parallelism, threads would only compete
+    cv2.setNumThreads(0)  # the processes work in parallel; threads would only compete
     keep_freed_memory()

@@ -65,11 +65,9 @@ class MaskHeads(NamedTuple):
 class KMaxHeads(NamedTuple):
     """The raw heads of kMaX-DeepLab: `MaskHeads`, and what each k-means block predicted.
 
+    The masks are at the stride of the pixel decoder's last stage; `semantic` may be at another one.
+
     Attributes:
-        mask_logits: as of `MaskHeads`; h and w at the stride of the pixel decoder's last stage.
-        class_logits: as of `MaskHeads`.
-        pixel_embedding: as of `MaskHeads`.
-        semantic: as of `MaskHeads`; may be at another stride.
         auxiliary: of each k-means block, at the stride of its pixel feature.
     """
 
@@ -145,15 +143,12 @@ class MaxDeepLabHeads(MaskPredictor):
     """`MaskPredictor`, and a head for the auxiliary semantic segmentation.
 
     Args:
-        pixel_channels: as of `MaskPredictor`.
-        slot_channels: as of `MaskPredictor`.
         semantic_feature_channels: channels of the semantic head's feature.
-        class_channels: as of `MaskPredictor`.
         semantic_channels: channels of the semantic head.
-        embedding_channels: as of `MaskPredictor`.
-        pixel_head_channels: as of `MaskPredictor`.
         semantic_head_channels: inner width of the semantic head.
         activation: of the pixel head and the semantic head.
+
+    The other arguments are those of `MaskPredictor`.
     """
 
     def __init__(
@@ -190,9 +185,9 @@ class MaxDeepLabHeads(MaskPredictor):
         """Predicts the raw heads.
 
         Args:
-            pixel_feature: as of `MaskPredictor`.
-            class_feature: as of `MaskPredictor`.
-            mask_feature: as of `MaskPredictor`.
+            pixel_feature: ``[B, C_p, h, w]``.
+            class_feature: ``[B, C_s, N]``, activated.
+            mask_feature: ``[B, C_s, N]``, activated.
             semantic_feature: ``[B, C_f, h', w']``.
         """
         slots = super().forward(pixel_feature, class_feature, mask_feature)

@@ -1,10 +1,10 @@
-"""The stacked decoder of MaX-DeepLab: up and down the strides again, fusing what is there already.
+"""The stacked decoder of MaX-DeepLab: it goes up and down the strides and fuses earlier features.
 
 Source: Wang et al. 2021, "MaX-DeepLab" (arXiv 2012.00759), sec. 3.2 (an hourglass of L decoders);
 deeplab2 ``model/encoder/axial_resnet.py``.
 
-The decoder works on records: for each stride the tensors that were computed there, before
-activation, oldest first. A backbone gives one of each stride; every stage adds its own.
+The decoder works on records. For each stride these are the tensors that were computed there, before
+activation, oldest first. A backbone gives one for each stride, and every stage adds its own.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from axialseg.layers.resized_fuse import ResizedFuse
 
-FUSED_RECORDS = 2  # a stage fuses the current tensor with so many of its stride, the newest ones
+FUSED_RECORDS = 2  # newest records of its stride that a stage fuses with the current tensor
 
 
 class BlockFactory(Protocol):
@@ -27,7 +27,7 @@ class BlockFactory(Protocol):
 
 
 class AfterBlock(Protocol):
-    """What else happens between residual blocks: MaX-DeepLab's memory path."""
+    """Is called between residual blocks; MaX-DeepLab's memory path is one."""
 
     def __call__(self, stage: str, block: int, x: Tensor) -> Tensor:
         """Called with the output ``[B, C, h, w]`` of a block; what it returns goes on.

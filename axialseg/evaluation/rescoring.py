@@ -134,8 +134,8 @@ def rescore(
 ) -> list[ImageScore]:
     """Scores the images of a data set that have ground truth, on all cores.
 
-    The semantic segmentation is that of the panoptic one, since the files have no other: mIoU then
-    counts what was left out of it (small segments) as errors.
+    The semantic segmentation is taken from the panoptic one, because the files have no other. So
+    mIoU counts segments that were left out, as small ones are, as errors.
 
     Args:
         dataset: with its ground truth.

@@ -99,7 +99,7 @@ def finished_images(folder: Path) -> set[int]:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turns what the system says about a full or forbidden disk into a sentence with its cure."""
+    """Raises a sentence with a cure if the disk is full or cannot be written."""
     try:
         yield
     except OSError as error:

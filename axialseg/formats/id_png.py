@@ -74,7 +74,7 @@ def _ids_from_values(
 def check_size(
     path: Path, ids: NDArray[np.int32], image_file: str, image_size: tuple[int, int]
 ) -> None:
-    """Raises a UserError if an id map ``[H, W]`` has not the (height, width) of its image."""
+    """Raises a UserError if an id map ``[H, W]`` has another (height, width) than its image."""
     if ids.shape != tuple(image_size):
         raise UserError(
             f"{path} is {ids.shape[1]} x {ids.shape[0]} pixels but its image {image_file} is "

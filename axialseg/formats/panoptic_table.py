@@ -1,8 +1,8 @@
-"""A panoptic JSON file as flat arrays, nothing judged yet.
+"""A panoptic JSON file as flat arrays, before any check of its values.
 
-COCO's training split lists 800,000 segments. As Python objects they take hundreds of megabytes,
-which loader processes would copy bit by bit; so those of an image are put into arrays the moment
-they are parsed, and their objects forgotten.
+COCO's training split lists 800,000 segments. As Python objects they take hundreds of megabytes, and
+loader processes would copy them in time. So the segments of an image are put into arrays as soon as
+they are parsed, and their objects are dropped.
 """
 
 import json
@@ -88,7 +88,7 @@ def parse_panoptic_table(path: Path, content: Any) -> PanopticTable:
 
 
 def not_panoptic(path: Path, reason: str) -> UserError:
-    """The refusal of a file that is something else."""
+    """The message for a file of another kind."""
     return UserError(
         f"{path} is no COCO panoptic annotation file ({reason}); "
         "give a panoptic_*.json with images, annotations, segments_info and categories."
@@ -111,7 +111,7 @@ class _Segments:
         self.boxes = array("f")
 
     def shorten(self, row: dict[str, Any]) -> Any:
-        """Stores the segments of an annotation; an image loses what nobody asks for."""
+        """Stores the segments of an annotation; keys of an image that are not used are dropped."""
         if "segments_info" in row:
             image = shown(row.get("file_name", row.get("image_id"))).strip("'")
             try:

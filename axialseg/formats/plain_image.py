@@ -1,8 +1,8 @@
 """Plain RGB images by OpenCV, which decodes them faster than Pillow but is silent about damage.
 
-So a file is first looked through: a PNG all its chunks with their checksums up to the end, a JPEG
-its markers up to the first scan, and that it has an end. What is not whole, or of another kind, is
-left to Pillow, which knows all kinds and says what is wrong.
+So a file is checked first: all chunks of a PNG with their checksums, or the markers of a JPEG up to
+the first scan, and whether it has an end. Pillow reads what is not whole or of another kind,
+because it knows all kinds and says what is wrong.
 """
 
 import struct
@@ -18,7 +18,7 @@ RGB_8_BITS = bytes([8, 2])  # bit depth, colour type
 # Chunks that change no pixel. Others (transparency, animation, ...) are not for here.
 HARMLESS = {b"IHDR", b"IDAT", b"IEND", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"pHYs", b"tIME"}
 HARMLESS |= {b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"bKGD"}
-PIXEL_LIMIT = 2 * 89_478_485  # as many as Pillow decodes at most: a bomb is left to it
+PIXEL_LIMIT = 2 * 89_478_485  # the most that Pillow decodes; it refuses larger ones
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 JPEG_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive
 

@@ -1,8 +1,8 @@
 """Numbers, flags and names of JSON files that users hand in, taken strictly.
 
-``bool("0")`` is True and ``int(7.9)`` is 7: a reader that converts by Python's rules trains on
-something else than the file says. Here a value is what it is meant to be, or a text of it (tools
-write ``"0"``; that is accepted and told once for a file), or it is refused by name.
+``bool("0")`` is True and ``int(7.9)`` is 7. A reader that converts by Python's rules would train on
+other values than those of the file. Here a value has the right type, or it is a text of such a
+value (some tools write ``"0"``; that is accepted and logged once), or it is refused by name.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""Reading a whole file of the user's, and nothing that only looks like one."""
+"""Reads a whole regular file of the user, and refuses pipes and devices."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""What a network's axial attention looks at.
+"""The weights of the axial attention of a network, for inspection.
 
     with record_attention(net) as maps:
         net(image)
@@ -25,9 +25,9 @@ def record_attention(
 ) -> Iterator[dict[str, Tensor]]:
     """Collects the attention weights of forward passes inside the context.
 
-    They are computed beside the layers' own work, by the reference formulation, whatever
-    formulation a layer uses itself; outside the context nothing is left behind. Compiled networks
-    run eagerly inside it.
+    The reference formulation computes them beside the layers' own work, also for layers that use
+    another formulation. After the context the network is as before. Inside it, compiled networks
+    run eagerly.
 
     Args:
         net: in evaluation mode, compiled or not.
@@ -39,7 +39,7 @@ def record_attention(
         `AxialAttention.attention_weights`.
 
     Raises:
-        ValueError: the network is in training mode (looking would move batch-norm statistics), or
+        ValueError: the network is in training mode (it would move batch-norm statistics), or
             has no such layer.
     """
     known = axial_layers(net)

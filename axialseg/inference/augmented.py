@@ -1,17 +1,16 @@
-"""Test-time augmentation: a network that sees each image at several scales, and mirrored.
+"""Test-time augmentation: a network that sees each image at several scales and mirrored.
 
-Panoptic-DeepLab's heads: the plain mean over all views of the semantic probabilities, the heat-map
-and the offsets at the size of the image, as deeplab2 has it (``eval_scales`` and ``add_flipped``).
+Panoptic-DeepLab's heads are the mean over all views of the semantic probabilities, the heat-map and
+the offsets at the size of the image, as in deeplab2 (``eval_scales`` and ``add_flipped``).
 
-MaX-DeepLab's heads: deeplab2 has no definition. Slots of two views do not correspond, so those of
-each view are first put in the order of the first view's, by the one-to-one matching with the
-largest sum of similarities; a similarity is the Dice coefficient of two masks times the dot product
-of the probabilities of the classes, the same that MaX-DeepLab is trained with (Wang et al. 2021,
-sec. 3.2). Then mask probabilities (a softmax over the slots at each pixel) and class probabilities
-are averaged. One view is what it is without augmentation; the order of a view's slots does not
-matter.
+For MaX-DeepLab's heads deeplab2 has no definition. Slots of two views do not correspond. So the
+slots of each view are matched one to one with those of the first view, by the largest sum of
+similarities. A similarity is the Dice coefficient of two masks times the dot product of the class
+probabilities, as in the training of MaX-DeepLab (Wang et al. 2021, sec. 3.2). Then probabilities
+of masks (a softmax over the slots at each pixel) and of classes are averaged. With one view the
+result is that of the network, and the order of the slots does not matter.
 
-One view is in memory at a time, besides the sum.
+One view at a time is in memory, beside the sum.
 """
 
 from collections.abc import Sequence
@@ -131,7 +130,7 @@ class _MeanOfMasks:
             group += new_group[order]
 
     def heads(self, count: int) -> MaskHeads:
-        """The mean; what the loss alone needs is the first view's."""
+        """The mean; what only the loss needs is taken from the first view."""
         assert self.masks is not None
         assert self.classes is not None
         return self.first._replace(

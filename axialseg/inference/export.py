@@ -87,7 +87,7 @@ class _Heads(nn.Module):
         self.net = net
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """The heads that there are; image ``[B, 3, H, W]``."""
+        """The heads that are not None; image ``[B, 3, H, W]``."""
         outputs = self.net(image)
         if isinstance(outputs, Tensor):
             return (outputs,)

@@ -1,13 +1,12 @@
 """Batch norms folded into the convolutions in front of them, for faster inference.
 
-In evaluation mode a batch norm is y = a x + b for each channel, and so is a convolution followed by
-it: its kernels times a, and a bias. (Jacob et al. 2018, "Quantization and Training of Neural
-Networks", sec. 3.2.) The numbers are the same up to rounding.
+In evaluation mode a batch norm is y = a x + b for each channel. A convolution with a batch norm is
+thus a convolution whose kernels are multiplied by a and which has a bias (Jacob et al. 2018,
+"Quantization and Training of Neural Networks", sec. 3.2). The numbers are the same up to rounding.
 
-What has no convolution in front stays: the norms of similarities and of retrieved values in the
-attention layers and of clusters, which stand behind products of two features, and the one of
-MaX-DeepLab's mask logits. (Axial attention's queries, keys and values do come from a convolution,
-and theirs folds.)
+A batch norm without a convolution in front stays: those of similarities, of retrieved values, of
+clusters and of MaX-DeepLab's mask logits, which follow products of two features. The queries, keys
+and values of axial attention come from a convolution, and their norm is folded.
 """
 
 import copy
@@ -34,7 +33,7 @@ def fold_batch_norms(net: nn.Module) -> nn.Module:
         net: in evaluation mode; it is left as it is.
 
     Returns:
-        The copy. It cannot be trained, and its weights no longer go by the network's names.
+        The copy. It cannot be trained, and the names of its weights are not those of the network.
 
     Raises:
         ValueError: the network is in training mode, where a batch norm depends on the batch.
@@ -55,7 +54,7 @@ def fold_batch_norms(net: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def _fold(conv: nn.Conv2d, norm: BatchNorm) -> None:
-    """Makes the convolution compute what the norm made of its output."""
+    """Makes the convolution compute the output of the norm behind it."""
     # In float64, so that the weights are rounded only once.
     scale = norm.weight.double() * torch.rsqrt(norm.running_var.double() + norm.eps)
     bias = norm.bias.double() - norm.running_mean.double() * scale

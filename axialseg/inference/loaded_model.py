@@ -1,4 +1,4 @@
-"""A network with what one must know to use it."""
+"""A trained network with all that its user needs."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -72,7 +72,7 @@ class LoadedModel:
 
         Args:
             options: see `Options`.
-            fold: batch norms into the convolutions, see `inference_form`.
+            fold: whether batch norms go into the convolutions, see `inference_form`.
         """
         if not isinstance(self.categories, Categories):
             raise UserError(f"{self.name} classifies whole images; segment with another model")

@@ -1,4 +1,4 @@
-"""The one door from images to panoptic predictions: validation, evaluation and the rest use it."""
+"""From images to panoptic predictions; validation, evaluation and all else use this function."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -95,11 +95,11 @@ def predict(
         net: in evaluation mode; maps (image, valid) to raw heads.
         postprocess: of the same family as the net.
         batch: ``image`` uint8 ``[B, 3, H, W]``, ``valid`` bool ``[B, H, W]``, and the lists
-            ``image_id``, ``file_name``, ``original_size``, ``resized_size`` of length B; perhaps
-            ``index``, the place of each in the data set;
-            where images were padded further to be stacked, also ``padded_size``, the (height,
-            width) that each has alone. Images of one padded size go through the net together, so
-            that a prediction does not depend on the others of its batch.
+            ``image_id``, ``file_name``, ``original_size``, ``resized_size`` of length B. There may
+            be ``index``, the place of each in the data set. If images were padded further to be
+            stacked, ``padded_size`` has the (height, width) that each has alone. Images of one
+            padded size go through the net together. So a prediction does not depend on the others
+            of its batch.
         tiles: cut larger images into tiles; None: the whole image at once.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A predicted segmentation as a person uses it: segments with names, scores, boxes and masks."""
+"""A predicted segmentation for people: segments with names, scores, boxes and masks."""
 
 from dataclasses import dataclass
 from functools import cached_property

@@ -20,7 +20,7 @@ DTYPES = {"32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Options(TypedDict, total=False):
-    """What may be said about a prediction.
+    """Settings of a prediction.
 
     Attributes:
         things_only: leave out all stuff.

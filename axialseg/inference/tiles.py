@@ -1,11 +1,10 @@
 """Images that are larger than a network's input: cut into tiles, predicted, and put together.
 
-Heads cannot be averaged where tiles overlap: a tile that shows half of a thing puts its centre
-elsewhere, and the slots of two tiles do not correspond. So each tile is segmented for itself, and
-what lies in the overlap says which things of two tiles are one: those that agree on more than half
-of what they cover there (IoU > 0.5). They may be of any size, and go through any number of tiles.
-Each pixel is taken from the tile in which it is farthest from the tile's end. Limits on areas apply
-to the whole. So it is the same for every family.
+Heads cannot be averaged where tiles overlap: a tile with half of a thing has the centre at another
+place, and the slots of two tiles do not correspond. So each tile is segmented for itself. Things of
+two tiles are one thing if they agree in the overlap (IoU > 0.5 there). They may have any size and
+lie in any number of tiles. Each pixel is taken from the tile in which it is farthest from the end.
+Limits on areas apply to the whole image. This works for every family of models.
 """
 
 from collections.abc import Mapping
@@ -112,7 +111,7 @@ def segment_tiles(
 
 
 class _Seams:
-    """An image that tiles are sewn into."""
+    """An image that is put together from tiles."""
 
     def __init__(self, size: tuple[int, int], device: torch.device, ignore_class: int) -> None:
         self.depth = torch.zeros(size, dtype=torch.int32, device=device)
@@ -126,7 +125,7 @@ class _Seams:
         self.capacity: int | None = 0
 
     def add(self, result: Any, window: tuple[slice, slice]) -> None:
-        """Sews a tile in.
+        """Adds a tile.
 
         Args:
             result: of the tile, see `predict.LabelMaps`.
@@ -169,7 +168,7 @@ class _Seams:
             whole[window] = torch.where(deeper, part, whole[window])
 
     def maps(self, postprocess: Any) -> TiledMaps:
-        """The whole: each thing with the class of most of its pixels, small segments gone."""
+        """The whole image: a thing has the class of most of its pixels; small segments are void."""
         classes = self.panoptic // CLASS_DIVISOR
         size = int(classes.max()) + 1
         votes = torch.bincount(

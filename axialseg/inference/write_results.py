@@ -123,7 +123,7 @@ def write_overlay_video(
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Says it in a sentence if files cannot be written there."""
+    """Raises a sentence if files cannot be written there."""
     try:
         yield
     except OSError as error:

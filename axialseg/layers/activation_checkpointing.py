@@ -1,8 +1,8 @@
 """Residual blocks that keep no activation: the backward pass computes them again.
 
 Source: Chen et al. 2016, "Training deep nets with sublinear memory cost". The second computation
-draws the same random numbers as the first, and leaves the running statistics of the batch norms
-alone, which would otherwise move twice in a step.
+draws the same random numbers as the first. It does not move the running statistics of the batch
+norms, because they would move twice in a step.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from axialseg.layers.residual_block import ResidualBlock
 
 
 class CheckpointedBlock(ResidualBlock):
-    """A `ResidualBlock` of which training keeps the input only; same weights, same numbers."""
+    """A `ResidualBlock` that keeps only its input in training; weights and numbers are the same."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x: ``[B, C_in, H, W]`` before activation -> ``[B, C_out, H', W']`` before activation."""
@@ -30,7 +30,7 @@ class CheckpointedBlock(ResidualBlock):
 # The compiler cannot trace the contexts; it compiles what lies between the blocks.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _recomputed(block: ResidualBlock, x: Tensor) -> Tensor:
-    """The block's output, of which the backward pass keeps `x` only."""
+    """The output of the block; only `x` is kept for the backward pass."""
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), frozen_statistics(block)

@@ -1,12 +1,12 @@
 """The terms of axial attention, computed for a chunk of sequences and a block of their queries.
 
-Everything is a matrix product, of one of two layouts:
+Everything is a matrix product. There are two layouts:
 
-- by sequence, ``[n, d, L]``: q . k and sum w v;
-- by position, ``[L, d, n]``: q . rq and sum w rv, a product for each query with the table rows of
-  all its keys. With the keys in reversed order, j' = L - 1 - j, the row depends on i + j' only, so
-  that these rows are overlapping windows of one table: views, not copies. k . rk is the same with
-  queries and keys exchanged; its logits are transposed once.
+- by sequence, ``[n, d, L]``, for q . k and sum w v;
+- by position, ``[L, d, n]``, for q . rq and sum w rv. Each query has a product with the table rows
+  of all its keys. If the keys are in reversed order, j' = L - 1 - j, the row depends only on
+  i + j'. So these rows are overlapping windows of one table, which are views and no copies.
+  k . rk is the same with queries and keys exchanged; its logits are transposed once.
 
 Letters: n sequences times heads of a chunk, d channels of a head; I queries and J keys of a block;
 b images, h heads and s sequences of a chunk.
@@ -42,14 +42,14 @@ class Block(NamedTuple):
 class Layout(NamedTuple):
     """Brings a chunk's sequences, ``[b, h, d, s, L]``, into the order of the products and back.
 
-    The first copy keeps together what lies together in memory; the other order is the transpose of
-    one matrix, for which the library has a fast way.
+    The first copy does not separate values that are neighbours in memory. The other order is the
+    transpose of one matrix, which the library makes fast.
 
     Attributes:
         images: b.
         heads: h.
-        is_by_position: whether the sequences lie side by side in an image, as the columns of
-            ``[B, C, H, W]`` do, and not the positions of a sequence.
+        is_by_position: True if neighbours in memory are of different sequences, as with the
+            columns of ``[B, C, H, W]``; False if they are positions of one sequence.
     """
 
     images: int
@@ -87,7 +87,8 @@ class Table:
 
     Args:
         rows: ``[span, d]``.
-        margin: rows out of sight at each end, those of the corners of local blocks; they are 0.
+        margin: rows of zeros to add at each end, for the pairs of local blocks that are out of
+            sight.
     """
 
     def __init__(self, rows: Tensor, margin: int, dtype: torch.dtype) -> None:
@@ -111,7 +112,8 @@ class Table:
         """The gradient of the table `rows` that was given, ``[span, d]``."""
         total = torch.zeros_like(self.rows)
         for (first, count, width), gradient in self.gradients.items():
-            # Padded, and read again with rows shorter by one: every diagonal becomes a column.
+            # Each row is padded. Then the memory is read with rows that are shorter by one, so that
+            # every diagonal becomes a column.
             flat = F.pad(gradient.transpose(0, 1), (0, count)).flatten(1)[:, :-count]
             skewed = flat.unflatten(1, (count, count + width - 1))
             total[:, first : first + count + width - 1] += skewed.sum(1)
@@ -119,7 +121,7 @@ class Table:
 
 
 class Scratch:
-    """Memory for the matrices of a block, used again for the next one."""
+    """Memory for the matrices of a block; the next block uses it again."""
 
     def __init__(self, like: Tensor, elements: int, dtype: torch.dtype) -> None:
         self.memory = like.new_empty(3, elements, dtype=dtype)
@@ -145,7 +147,7 @@ class Similarity(Protocol):
         ...
 
     def differentiate(self, gradient: Tensor, block: Block) -> None:
-        """Takes in the gradient ``[n, I, J]`` of a block's logits."""
+        """Gets the gradient ``[n, I, J]`` of a block's logits."""
         ...
 
     def add_gradients(self, query: Tensor, key: Tensor) -> Tensor:
@@ -172,8 +174,8 @@ class Content:
         self.query = layout.by_sequence(query)
         self.scaled = self.query * self.scale
         self.key = layout.by_sequence(key).flip(-1)
-        # All logits of a query change by one number, which the softmax does not see; large keys
-        # then cost no precision.
+        # All logits of a query change by the same number, so the softmax stays the same. Large
+        # keys then cost no precision.
         self.key -= self.key.mean(-1, keepdim=True)
         self.query_sum = self.query.new_empty(self.query.shape)
         self.key_sum = self.query.new_zeros(self.query.shape)
@@ -281,7 +283,7 @@ class Retrieval(Protocol):
         ...
 
     def take_gradient(self, gradient: Tensor) -> None:
-        """Takes in the gradient ``[b, h, d, s, L]`` of what was retrieved."""
+        """Gets the gradient ``[b, h, d, s, L]`` of what was retrieved."""
         ...
 
     def differentiate(

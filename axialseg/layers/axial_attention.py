@@ -10,13 +10,13 @@ leaves unimplemented.
 There is no 1/sqrt(d) scaling: the batch norms replace it.
 
 Span: with a span of m, query l sees the positions l - (m - 1) / 2 .. l + (m - 1) / 2 of the axis.
-Positions beyond the border do not exist: masking keeps them out of the softmax and out of the batch
-norm's statistics, so that m >= 2L - 1 is global attention exactly. The axis is cut into blocks of
-queries with the keys in their reach; memory grows with L * m, not with L * L.
+Positions beyond the border do not exist: neither the softmax nor the statistics of the batch norm
+count them. So m >= 2L - 1 is exactly global attention. The axis is cut into blocks of queries with
+the keys in their reach. Memory grows with L * m and not with L * L.
 
-Resolution: the tables have a fixed number of rows whatever the image, and the row of an offset does
-not depend on the length of the axis. Images of another size use more or fewer of the middle rows;
-offsets beyond the table share its first or last row.
+Resolution: the tables have the same number of rows for every image, and the row of an offset does
+not depend on the length of the axis. A larger image uses more rows around the middle. Offsets
+beyond the table share its first or last row.
 
 Shapes: B batch, H height, W width, C channels, N sequences (all positions off the attended axis),
 L length of the attended axis, h heads, d channels of a head, K and V channels of all heads' keys
@@ -40,7 +40,7 @@ MAX_OFFSET = 254  # deeplab2's tables have 2 * 254 + 1 = 509 rows, independent o
 
 
 class _Blocks(NamedTuple):
-    """How an axis is cut, so that no more pairs are held than a span needs.
+    """How an axis is cut into blocks, so that only the pairs that a span needs are in memory.
 
     A block is some neighbouring queries and all keys that any of them sees. Two neighbouring
     blocks share keys but no query. The last block may have surplus queries beyond the axis.
@@ -61,7 +61,7 @@ class _Blocks(NamedTuple):
     visible: Tensor | None
 
     def split(self, x: Tensor) -> Tensor:
-        """x: ``[..., L]`` -> ``[..., b, q]``; the surplus is 0."""
+        """x: ``[..., L]`` -> ``[..., b, q]``; surplus queries are 0."""
         surplus = self.number * self.queries - x.shape[-1]
         return F.pad(x, (0, surplus)).unflatten(-1, (self.number, self.queries))
 
@@ -72,7 +72,7 @@ class _Blocks(NamedTuple):
         return padded.unfold(-1, self.queries + 2 * self.reach, self.queries)
 
     def rows(self, rows: Tensor) -> Tensor:
-        """rows: ``[span, d]`` -> ``[q, k, d]``; out of sight is any."""
+        """rows: ``[span, d]`` -> ``[q, k, d]``; pairs out of sight get any row."""
         reach = len(rows) // 2
         return rows[self.offsets.clamp(-reach, reach) + reach]
 
@@ -228,7 +228,7 @@ class AxialAttention(nn.Module):
         sizes = [self.key_channels, self.key_channels, self.value_channels]
         parts = self.qkv(x).split(sizes, dim=1)
         if self.axis == "height":
-            # After the split, so that the gradients are joined in the order that they lie in.
+            # After the split, because then the gradients are joined in their order in memory.
             parts = tuple(part.transpose(2, 3) for part in parts)
         query, key, value = parts
         length = query.shape[-1]
@@ -251,7 +251,7 @@ class AxialAttention(nn.Module):
 
 
 def reference_attention(inputs: AxialInputs, norm: BatchNorm) -> Tensor:
-    """A `Formulation`: the formulas at the top, read out; every pair in sight is in memory."""
+    """A `Formulation`: the formulas at the top as they stand; every pair in sight is in memory."""
     batch, _, _, length = inputs.query.shape
     blocks = _blocks(length, inputs.span, inputs.query.device)
     weights = reference_weights(inputs, norm, blocks)

@@ -103,11 +103,11 @@ class BatchNorm(nn.Module):
 
 
 def _is_ambiguous(x: Tensor) -> bool:
-    """Whether the shape alone does not tell channels first from channels last in memory.
+    """Whether a shape looks the same with channels first and with channels last in memory.
 
-    For such shapes PyTorch's backward kernel for CPUs mixes the layouts of the input and the
-    incoming gradient up and returns wrong gradients (2.13); it does not with one axis after C, or
-    none.
+    For such shapes PyTorch's backward kernel for CPUs (2.13) confuses the layouts of the input and
+    of the incoming gradient, and returns wrong gradients. With one axis or none after C it is
+    right.
     """
     return x.ndim > 4 or (x.ndim == 4 and (x.shape[0] == 1 or 1 in x.shape[2:]))
 
@@ -115,8 +115,8 @@ def _is_ambiguous(x: Tensor) -> bool:
 def _loses_digits(x: Tensor) -> bool:
     """Whether PyTorch's backward kernel adds up the gradients of a channel one after the other.
 
-    Its kernel for CPUs does: a bias' gradient in float32 was up to 80 times further from the truth
-    than with sums of partial sums, and every attention layer below inherits such errors.
+    Its kernel for CPUs does. In float32 the gradient of a bias was then up to 80 times further from
+    the true value than with sums of partial sums, and such errors reach every layer below.
     """
     return x.device.type == "cpu" and x.dtype == torch.float32
 

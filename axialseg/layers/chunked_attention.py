@@ -1,8 +1,8 @@
 """The core of axial attention in chunks: the logits are never in memory as a whole.
 
-The backward pass keeps the inputs only, and computes the weights again. A chunk is some sequences,
-of several images where they are small. Its queries are taken block by block with all keys in their
-reach, so that the logits of a block fit in a cache. attention_terms.py computes a block.
+The backward pass keeps only the inputs and computes the weights again. A chunk is a number of
+sequences, and small images share a chunk. Its queries are taken block by block with all keys in
+their reach, so that the logits of a block fit in a cache. attention_terms.py computes a block.
 
 Letters: n sequences times heads of a chunk, d channels of a head; I queries and J keys of a block.
 """

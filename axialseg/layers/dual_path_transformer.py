@@ -24,9 +24,9 @@ from axialseg.layers.initialization import truncated_normal_
 class NormalizedAttention(nn.Module):
     """Multi-head attention with batch norms in place of 1/sqrt(d).
 
-    The logits are normalised per head before the softmax, what is retrieved per head and channel
-    after it; then comes the activation. All of it is in float32 under autocast too: the logits are
-    not scaled down, and they are few.
+    The logits are normalised for each head before the softmax. What is retrieved is normalised for
+    each head and channel and then activated. All of this is in float32 under autocast too, because
+    the logits are not scaled down, and they are few.
 
     Args:
         heads: h.
@@ -98,7 +98,7 @@ class DualPathTransformer(nn.Module):
 
         self.memory_conv1 = ConvNormAct(memory_channels, bottleneck)
         self.pixel_conv1 = ConvNormAct(pixel_channels, bottleneck)
-        # What nobody reads is not projected: the memory's keys and values, the pixels' queries.
+        # The memory's keys and values, or the pixels' queries, are left out if nothing reads them.
         self.memory_qkv: ConvNorm | None = None
         self.memory_query: ConvNorm | None = None
         if memory_to_memory or pixel_to_memory:

@@ -1,4 +1,4 @@
-"""For the parts of a network that half precision would spoil."""
+"""Keeps parts of a network in float32 that half precision would make wrong."""
 
 from contextlib import AbstractContextManager, nullcontext
 

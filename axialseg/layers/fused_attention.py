@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def _missing() -> str | None:
-    """What the kernel cannot do without; None if all is there."""
+    """What the kernel needs and does not have here; None if nothing is missing."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     if not torch.cuda.is_available():

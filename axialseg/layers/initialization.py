@@ -16,5 +16,5 @@ def he_normal_(weight: Tensor) -> Tensor:
 
 
 def truncated_normal_(weight: Tensor, std: float) -> Tensor:
-    """Normal of width `std`, drawn again beyond two `std` (Keras ``TruncatedNormal``)."""
+    """Normal of width `std`; beyond two `std` it is drawn again (Keras ``TruncatedNormal``)."""
     return nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)

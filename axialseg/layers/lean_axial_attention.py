@@ -1,7 +1,7 @@
 """Position-sensitive axial attention without an L x L map in memory.
 
-The softmax does not see what is the same for all keys of a query. So of the similarities' batch
-norms only the scales are left, gamma / sqrt(variance + eps), and the variances follow from Gram
+What is the same for all keys of a query does not change the softmax. So of the similarities' batch
+norms only the scales matter, gamma / sqrt(variance + eps), and the variances follow from Gram
 matrices. docs/axial_attention.md has the derivation.
 
 Shapes: those of axial_inputs.py; T similarity terms.
@@ -81,5 +81,5 @@ def similarity_scales(inputs: AxialInputs, norm: BatchNorm) -> Tensor:
         mean, variance = mean_and_variance(terms)
         norm.update(mean, variance)
     scales = norm.weight * torch.rsqrt(variance + norm.eps).to(norm.weight.dtype)
-    # The bias has no effect; its gradient is 0 and not None, as ranks that average them need.
+    # The bias has no effect. Its gradient is 0, not None: ranks average all gradients.
     return (scales + 0 * norm.bias).view(-1, inputs.heads)

@@ -1,7 +1,7 @@
 """Pre-activation residual blocks: bottleneck, basic and wide bottleneck.
 
-Source: deeplab2 ``model/layers/axial_blocks.py``. The residual stream is kept before activation: a
-block first activates its input, and its shortcut too starts from the activated input.
+Source: deeplab2 ``model/layers/axial_blocks.py``. The residual stream is kept before activation. A
+block activates its input first, and the shortcut starts from the activated input too.
 """
 
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Resizing with aligned corners, the only kind that the authors' models use.
+"""Resizing with aligned corners; the authors' models use no other kind.
 
 Source: deeplab2 ``model/utils.py``. A size n at stride s becomes (n - 1) / s + 1, so that pixel
 centres at the corners coincide at every resolution.

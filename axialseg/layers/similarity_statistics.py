@@ -4,10 +4,10 @@ A similarity is a product x = left . right of the vectors of two positions. Over
 groups, sum x^2 = <sum left left^T, sum right right^T>: two Gram matrices, d x d, take the place of
 the L x L products. docs/axial_attention.md has the derivation.
 
-Where the mean is many standard deviations, the squares would lose the variance in float32. So each
-side is taken from a center, a vector near its mean, and the product of the centers from x:
+If the mean is many standard deviations, the variance is lost in float32 squares. So a center, a
+vector near its mean, is subtracted from each side, and the product of the centers from x:
 x - c.c' = l.r + l.c' + c.r with l = left - c, r = right - c'. Every center gives the same
-statistics; gradients are taken with the centers held fixed.
+statistics, so gradients are taken with fixed centers.
 
 Shapes: B batch, S sequences of an image, L their positions, h heads, d channels of a head, T terms.
 """
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from axialseg.layers.batch_norm import sum_over_ranks, world_size
 
-LOCAL_PAIRS = 2**18  # that are in memory at a time where a span keeps Gram matrices from being used
+LOCAL_PAIRS = 2**18  # in memory at a time where a span does not allow Gram matrices
 
 
 class Moments(NamedTuple):

@@ -2,8 +2,8 @@
 
 Source: deeplab2 ``model/layers/stems.py`` and ``model/encoder/axial_resnet.py``; Wang et al. 2020,
 "Axial-DeepLab", sec. 3.2 for `AxialStem`. Each ends without activation, because residual blocks
-activate their input themselves. The paper scales the stem with the width multiplier, deeplab2
-leaves it at its full width: it is a matter of `width`.
+activate their input themselves. `width` scales the stem. In the paper it is the width of the whole
+network, in deeplab2 it is 1.
 """
 
 from collections.abc import Sequence

@@ -1,13 +1,13 @@
-"""Axial attention written down as the papers' formulas read: what benchmarks compare ours with.
+"""Axial attention step by step as in the papers' formulas; benchmarks compare ours with it.
 
 Source: the order of operations of csrhddlam/axial-deeplab ``lib/models/axialnet.py`` and of
 deeplab2 ``model/layers/axial_layers.py``: relative positions expanded to ``[d, L, L]``, three
 ``[N, h, L, L]`` maps concatenated, one batch norm over all of them, sum, softmax, two retrievals,
 one batch norm. All of it stays in memory until the backward pass.
 
-Parameters, their names and the numbers are those of `AxialAttention`: weights go from one to the
-other, and a configuration changes to it by its ``attention._target_``. Neither source has a local
-span; here it is a mask over the whole map.
+Parameters, their names and the numbers are those of `AxialAttention`, so weights fit both.
+`model/attention=textbook` chooses it. Neither source has a local span; here it is a mask over the
+whole map.
 """
 
 import torch

@@ -1,11 +1,12 @@
 """The core of axial attention on CUDA: fused kernels, without an L x L map in memory.
 
-Queries, keys and values are read where they lie, by their strides. See triton_kernels.py for how;
-importing this needs Triton.
+Queries, keys and values are not copied; the kernels in triton_kernels.py read them by their
+strides. Importing this module needs Triton.
 
-Half-precision inputs, and float32 where `torch.set_float32_matmul_precision` allows it, are
-multiplied in TensorFloat-32, which keeps 10 bits of the mantissa (bfloat16 has 7, float16 10);
-float32 otherwise in full. Sums, the softmax and the gradients of scales and tables are float32.
+Half-precision inputs are multiplied in TensorFloat-32, which keeps 10 bits of the mantissa
+(bfloat16 has 7, float16 10). So is float32 if `torch.set_float32_matmul_precision` allows it.
+Otherwise float32 is multiplied in full. Sums, the softmax and the gradients of scales and tables
+are float32.
 """
 
 from typing import Any

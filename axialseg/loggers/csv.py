@@ -68,7 +68,7 @@ class CsvLogger(Logger):
         """Adds the values of an optimiser step, 0 if none is given."""
         step = step or 0
         if self._rows is None:
-            # A validation that is made up adds to the row of the step that it belongs to.
+            # A validation that is done later adds to the row of its step.
             self._rows = {number: row for number, row in self._earlier() if number <= step}
         row = self._rows.setdefault(step, {})
         row.update({name: float(value) for name, value in metrics.items() if name != "epoch"})

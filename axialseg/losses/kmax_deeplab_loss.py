@@ -1,4 +1,4 @@
-"""The loss of kMaX-DeepLab: MaX-DeepLab's, also for what each k-means block predicts.
+"""The loss of kMaX-DeepLab: that of MaX-DeepLab, also for the prediction of each k-means block.
 
 Source: Yu et al. 2022, "k-means Mask Transformer" (arXiv 2207.04044), sec. 3.3 and 4.1; deeplab2
 ``model/loss/max_deeplab_loss.py``; the contrast of pixels is of Yu et al. 2022, "CMT-DeepLab"
@@ -30,19 +30,11 @@ class KMaxDeepLabLoss(MaxDeepLabLoss):
     of void.
 
     Args:
-        ignore_class: this and the next as of `MaxDeepLabLoss`.
-        thing_ids: see there.
-        stuff_ids: see there.
-        pq_weight: see there.
-        mask_id_weight: see there.
-        instance_discrimination_weight: factor of the contrast of pixels.
-        semantic_weight: see there.
-        matched_share: see there.
-        temperature: of the contrast of pixels.
         sampled_pixels: S, at most; an image with fewer pixels takes them all.
         sample_temperature: the larger, the more likely are pixels of small masks.
-        semantic_top_k: see there.
-        class_weights: see there; they count for the class terms of the auxiliary outputs too.
+
+    The other arguments are those of `MaxDeepLabLoss`. Class weights count for the class terms of
+    the auxiliary outputs too.
     """
 
     def __init__(
@@ -85,10 +77,7 @@ class KMaxDeepLabLoss(MaxDeepLabLoss):
     ) -> Losses:
         """`MaxDeepLabLoss`'s terms, and those of the auxiliary outputs, summed, with ``aux_``.
 
-        Args:
-            outputs: raw heads.
-            targets: as of `MaxDeepLabLoss`.
-            matching: as of `MaxDeepLabLoss`.
+        The arguments are those of `MaxDeepLabLoss.forward`.
         """
         size = (outputs.mask_logits.shape[-2], outputs.mask_logits.shape[-1])
         with torch.autocast(outputs.mask_logits.device.type, enabled=False):
@@ -123,7 +112,7 @@ class KMaxDeepLabLoss(MaxDeepLabLoss):
         similarity = sampled.transpose(1, 2) @ sampled / self.temperature
         log_sum = similarity.logsumexp(2)
         losses = (log_sum - (target * similarity).sum(2)) * has_row
-        # Without a mask there is no loss; TensorFlow's cross-entropy has a gradient all the same.
+        # A pixel without a mask has no loss, but TensorFlow's cross-entropy has a gradient there.
         without_row = (log_sum - log_sum.detach()) * ~has_row
         counted = (losses != 0).sum(1)
         without_row = without_row.sum(1) * (counted > 0) / counted.clamp(min=1)

@@ -1,8 +1,8 @@
 """Which slot is compared with which mask of the ground truth.
 
 Source: Wang et al. 2021, "MaX-DeepLab" (arXiv 2012.00759), sec. 3.2; Kuhn 1955 (the Hungarian
-method); deeplab2 ``model/loss/max_deeplab_loss.py``. Difference: the original squares the problem
-with constants of +-999 in float32, which swallow differences below 6e-5; here it is solved exactly.
+method); deeplab2 ``model/loss/max_deeplab_loss.py``. Difference: the original fills the matrix
+up to a square with +-999 in float32, where differences below 6e-5 are lost. Here it is exact.
 """
 
 import numpy as np

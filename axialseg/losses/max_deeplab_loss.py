@@ -47,13 +47,13 @@ class Similarity(NamedTuple):
 
 
 class Matched(NamedTuple):
-    """The masks of the ground truth, and the slot of each.
+    """The masks of the ground truth, and the slot that each mask is matched with.
 
     Attributes:
         rows: the masks.
         similarity: of them and the slots.
         slots: int64 ``[B, M]``, -1 at none.
-        cost: ``[B, M, N]``, what the matching made small.
+        cost: ``[B, M, N]``, whose sum the matching minimises.
     """
 
     rows: MaskRows
@@ -208,7 +208,7 @@ class MaxDeepLabLoss(nn.Module):
         )
         positive.scatter_add_(1, target, rows.valid.to(positive.dtype))
         positive = positive.unflatten(1, (count, channels))
-        # With one class twice it counts as unmatched there, and so does its whole cross-entropy.
+        # A slot with one class twice counts as unmatched, and so does its whole cross-entropy.
         has_mask = positive.amax(-1) == 1.0
         matched, index = slots >= 0, slots.clamp(min=0)
         fit = torch.zeros(batch, count, dtype=class_logits.dtype, device=slots.device)
@@ -276,8 +276,8 @@ def _mask_id(logits: Tensor, rows: MaskRows, slots: Tensor) -> Tensor:
     has_mask = rows.pixel_row >= 0
     slot = slots.gather(1, rows.pixel_row.clamp(min=0))  # [B, P]
     log_sum = logits.logsumexp(1)
-    # Not the sum less the logit: between large logits, small losses would be rounded to 0, and
-    # what is 0 does not count in the mean.
+    # Not the log-sum minus the logit: with large logits, small losses would be rounded to 0, and a
+    # loss of 0 does not count in the mean.
     loss = F.cross_entropy(logits, slot.clamp(min=0), reduction="none")
     losses = torch.where(slot >= 0, loss, log_sum - _NO_SLOT_LOGIT) * (has_mask & rows.is_known)
     # A crowd that is not void has no slot to be compared with, hence no loss; TensorFlow's

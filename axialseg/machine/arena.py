@@ -1,9 +1,9 @@
-"""What the C library takes from the kernel for a series of blocks, found out by asking it.
+"""How much memory the C library takes from the kernel for a series of blocks; it is measured.
 
 A process that keeps what it frees (`freed_memory`) holds more than its largest demand: a new block
 must fit into a hole that an old one has left. How much more follows from the sizes and the order of
-the blocks. So the series is played through the real allocator, in a process of its own and without
-touching the memory: that takes milliseconds and no memory, however large the blocks are.
+the blocks. So a process of its own makes and frees the series in the real allocator and never
+touches the memory. That takes milliseconds and no memory for blocks of any size.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ from array import array
 from axialseg.machine.freed_memory import keep_freed_memory
 
 ALIGNMENT = 64  # bytes, of PyTorch's blocks on a CPU
-LOOKED_AT = 1 << 16  # smaller blocks hardly make the peak; to ask after each costs time
+LOOKED_AT = 1 << 16  # smaller blocks hardly change the peak, and asking after each costs time
 
 
 class _Mallinfo2(ctypes.Structure):
@@ -71,7 +71,7 @@ def _replay(events: "array[int]") -> int:
 
 
 def _taken(library: ctypes.CDLL) -> int:
-    """Bytes at present: those that the heap has grown by, and those of blocks mapped one by one."""
+    """Bytes that are taken now: the growth of the heap, and blocks that are mapped one by one."""
     facts = library.mallinfo2()
     return int(facts.arena + facts.hblkhd)
 

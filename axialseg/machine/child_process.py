@@ -1,4 +1,4 @@
-"""Processes that belong to another one: they end with it, and leave it to it to stop."""
+"""Processes that belong to another one: they end with it, and only it handles signals to stop."""
 
 import ctypes
 import os
@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# What asks a run to stop; it is for the process that trains, which then saves.
+# Signals that ask a run to stop. The process that trains handles them, and then it saves.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h

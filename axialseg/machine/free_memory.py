@@ -12,9 +12,9 @@ NO_LIMIT = 1 << 60  # cgroup v1 writes about 2^63 where there is none
 def free_memory(root: Path = ROOT) -> int | None:
     """Bytes that are free on this machine and within the limit of the container, on Linux.
 
-    The kernel ends a process that goes beyond a container's limit without a word, so the limits of
-    all groups that the process is in count, of control groups of version 1 and 2; file caches,
-    which the kernel gives back, count as free.
+    The kernel kills a process that goes beyond the limit of its container, without a message. So
+    the limits of all control groups of the process count, of version 1 and 2. File caches count as
+    free, because the kernel gives them back.
 
     Args:
         root: of the file system.
@@ -74,7 +74,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def gpu_free_memory(devices: int | list[int]) -> int | None:
-    """Bytes that are free on the fullest of these GPUs; None if they do not tell.
+    """Bytes that are free on the GPU with the least free memory; None if it cannot be told.
 
     A process of its own asks them: asking makes a CUDA context, which would stay in this one.
     """

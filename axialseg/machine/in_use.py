@@ -1,4 +1,4 @@
-"""Folders that a running job must have for itself, or unchanged; a dead process holds nothing."""
+"""Locks of folders that a job needs for itself, or unchanged; they end with their process."""
 
 import fcntl
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from axialseg.errors import UserError
 
-# Files whose shared lock this process holds until it ends, or replaces what they stand for.
+# Files whose shared lock this process holds until it ends, or replaces the data of the lock.
 _held: dict[Path, IO[str]] = {}
 
 
@@ -49,9 +49,9 @@ def refuse_running(folder: Path) -> None:
 
 
 def keep_unchanged(lock_file: Path) -> None:
-    """Lets nobody replace what the lock file stands for while this process lives.
+    """Keeps others from replacing the data of a lock file while this process lives.
 
-    Waits for one that is replacing it.
+    Waits for a process that is replacing them.
     """
     if lock_file in _held:
         return
@@ -62,9 +62,9 @@ def keep_unchanged(lock_file: Path) -> None:
 
 
 def may_replace(lock_file: Path) -> bool:
-    """Whether no other process keeps unchanged what the lock file stands for.
+    """Whether no other process needs the data of the lock file unchanged.
 
-    What this process keeps itself, as an earlier job of a sweep, does not count.
+    A lock of this process, as of an earlier job of a sweep, does not count.
     """
     if lock_file in _held:
         with _held.pop(lock_file) as file:

@@ -1,9 +1,9 @@
 """Boundaries of segments, for boundary PQ and boundary IoU.
 
 Source: Cheng et al. 2021, "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation",
-sec. 4 and 5, and their code. The boundary of a mask are its pixels that are no farther than a
-distance from what is not the mask; beyond the image there is nothing of it. The distance is counted
-in steps to the eight neighbours.
+sec. 4 and 5, and their code. The boundary of a mask is made of its pixels whose distance from other
+pixels, or from the end of the image, is at most a limit. The distance is counted in steps to the
+eight neighbours.
 """
 
 import cv2

@@ -3,8 +3,8 @@
 Source: Wang et al. 2021, "MaX-DeepLab" (arXiv 2012.00759), sec. 3; deeplab2
 ``model/encoder/axial_resnet.py`` and ``model/deeplab.py``.
 
-The backbone is what was pre-trained on ImageNet; all that MaX-DeepLab adds, the memory and its
-transformers between the backbone's blocks included, is outside of it.
+The backbone is the part that was pre-trained on ImageNet. All that MaX-DeepLab adds is outside of
+it, also the memory and its transformers between the blocks of the backbone.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -82,7 +82,7 @@ class Lookahead(Optimizer):
             for param in group["params"]
             if param.grad is not None
         ]
-        # Kept aside, as an inner optimiser takes an empty state for the sign of a first step.
+        # Kept apart, because to an inner optimiser an empty state means the first step.
         initial = {param: param.clone() for param in stepped if not self.state.get(param)}
         self._inner.step()
         for param in stepped:

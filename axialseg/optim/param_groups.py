@@ -24,11 +24,11 @@ def parameter_groups(
         lr: base learning rate.
         weight_decay: decay of kernels and tables; vectors (biases, scales and shifts of norms)
             get none.
-        backbone_lr_multiplier: factor on the rate of the backbone. What no pre-training has seen is
-            not part of it: MaX-DeepLab's memory, transformers and further stages have the base rate
+        backbone_lr_multiplier: factor on the rate of the backbone. MaX-DeepLab's memory,
+            transformers and further stages have not been pre-trained and so have the base rate
             (deeplab2 finds them by the words transformer, extra and memory_feature in their names).
-        decay_tables: what is no kernel decays too: relative positions, a memory, cluster centres.
-            deeplab2's AdamW leaves them alone.
+        decay_tables: whether tables decay too: relative positions, a memory, cluster centres.
+            deeplab2's AdamW does not decay them.
 
     Returns:
         One to four groups ``{"params", "lr", "weight_decay"}``, none of them empty, those at the

@@ -1,8 +1,8 @@
 """Polynomial decay of the learning rate, with a linear warm-up.
 
 Source: deeplab2 ``trainer/trainer_utils.py`` (poly learning policy and `WarmUp`), the curve of all
-DeepLab recipes. The warm-up does not shift the curve: up to `warmup_steps` the rate rises along a
-straight line to its base value, then it is what the curve from step 0 says, so that it drops a
+DeepLab recipes. The warm-up does not shift the curve. Up to `warmup_steps` the rate rises along a
+straight line to its base value. Then it follows the curve that began at step 0, so that it drops a
 little where the two meet.
 """
 

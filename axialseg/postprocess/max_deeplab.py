@@ -1,9 +1,9 @@
 """From MaX-DeepLab's heads to a panoptic map: each pixel to its slot, or masks pasted in order.
 
 Source: Wang et al. 2021, "MaX-DeepLab" (arXiv 2012.00759), sec. 3.1 (pixel-wise); deeplab2
-``model/post_processor/max_deeplab.py``. Mask logits are upsampled a band of rows at a time, with
-the slots of a pixel side by side: a band stays in a core's cache, and memory is a few maps of the
-image's size (mask-wise: and a map of bytes for each mask) however many slots there are.
+``model/post_processor/max_deeplab.py``. Mask logits are upsampled in bands of rows, where the slots
+of a pixel are neighbours in memory. So a band stays in a core's cache, and the memory is that of a
+few maps of the image's size for any number of slots (mask-wise also one byte per pixel and mask).
 
 Shapes: N slots, K classes without "no object", H and W of the image, h and w of the logits, D slots
 that are confident.
@@ -200,8 +200,8 @@ class MaskWisePostProcess(SlotPostProcess):
         overlap_threshold: a mask is left out unless more than this share of it is still free.
         class_power: of the class probability in the order of pasting.
         mask_power: of the mask's mean probability in the order of pasting.
-        thing_area_limit: as of `PixelWisePostProcess`.
-        stuff_area_limit: as of `PixelWisePostProcess`.
+        thing_area_limit: things with fewer pixels in the image become void.
+        stuff_area_limit: stuff classes with fewer pixels in the image become void.
     """
 
     def __init__(

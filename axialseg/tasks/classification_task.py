@@ -1,4 +1,4 @@
-"""Classification of whole images: what Axial-ResNets are pre-trained with.
+"""Classification of whole images, which pre-trains the Axial-ResNets.
 
 The models ``axial_resnet_*`` are configurations (``conf/model/``) of this task.
 

@@ -1,4 +1,4 @@
-"""MaX-DeepLab = an axial backbone + a memory path + mask and class heads; this task trains it.
+"""Trains MaX-DeepLab: an axial backbone, a memory path, and heads for masks and classes.
 
 The models ``max_deeplab_s``, ``max_deeplab_l`` and ``max_deeplab_tiny`` are configurations
 (``conf/model/``) of it. (``max_deeplab_*_backbone`` are Panoptic-DeepLab on the same backbones.)

@@ -1,7 +1,7 @@
-"""Axial-DeepLab = an axial backbone + the heads of Panoptic-DeepLab; this task trains all of them.
+"""Trains Axial-DeepLab: an axial backbone with the heads of Panoptic-DeepLab.
 
 The models ``axial_deeplab_*`` and ``axial_swidernet_*`` are configurations (``conf/model/``) of
-this task, and so are the ResNet baselines ``panoptic_deeplab_*``: they differ in the backbone.
+this task. So are the ResNet baselines ``panoptic_deeplab_*``, which have another backbone.
 
 Sources: Wang et al. 2020, "Axial-DeepLab", sec. 3.3; Cheng et al. 2020, "Panoptic-DeepLab", sec. 3.
 """

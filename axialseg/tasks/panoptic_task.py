@@ -1,4 +1,4 @@
-"""Panoptic segmentation: what Panoptic-DeepLab and MaX-DeepLab are trained by."""
+"""Panoptic segmentation: the task that trains Panoptic-DeepLab and MaX-DeepLab."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,12 +21,8 @@ class PanopticTask(TrainingTask):
         net: image ``[B, 3, H, W]`` in 0..255 and valid region ``[B, H, W]`` -> heads.
         loss: heads and batch -> losses of each image; see `TrainingTask`.
         postprocess: heads -> panoptic maps (see `axialseg.inference.predict.predict`).
-        optimizer: this and the following as of `TrainingTask`.
-        parameter_groups: see there.
-        curve: see there.
-        seed: see there.
-        channels_last: see there.
-        config: see there.
+
+    The other arguments are those of `TrainingTask`.
     """
 
     def __init__(
@@ -49,7 +45,7 @@ class PanopticTask(TrainingTask):
     def training_losses(self, batch: dict[str, Any]) -> Losses:
         """The terms of the loss of the method."""
         outputs = self.net(batch["image"], batch["valid"])
-        # Matching and sums over all pixels: half precision would lose or overflow them.
+        # In half precision, matching loses digits and sums over all pixels overflow.
         with torch.autocast(self.device.type, enabled=False):
             return self.loss(_widened(outputs), batch)
 

@@ -10,17 +10,17 @@ from axialseg.errors import RunFailedError
 
 log = logging.getLogger(__name__)
 
-# So many in a row mean that the weights, the rate or the data are wrong, not one image.
+# After so many in a row, the weights, the rate or the data are wrong, and not one image.
 LIMIT_IN_A_ROW = 50
 
 
 class StepGuard:
     """Watches the losses of a step; decides whether the optimiser may use its gradients.
 
-    A loss that is not finite is multiplied by NaN, so that every gradient of the step says so:
-    after the ranks have averaged their gradients, each of them sees it and drops the same step,
-    without any communication of its own. Running statistics (batch norm) that the forward pass has
-    moved are put back as well; else one bad image would make every later evaluation NaN.
+    A loss that is not finite is multiplied by NaN, so that every gradient of the step is NaN. When
+    the ranks have averaged their gradients, each rank sees it and drops the same step without a
+    message of its own. The running statistics of the batch norms are put back too. Otherwise one
+    bad image would make every later evaluation NaN.
 
     Args:
         net: the network that is trained.

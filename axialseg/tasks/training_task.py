@@ -1,4 +1,4 @@
-"""What all training shares: optimisation, randomness, skipped steps."""
+"""What all tasks have in common: optimisation, random numbers, skipped steps."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ from axialseg.tasks.step_losses import StepLosses
 log = logging.getLogger(__name__)
 
 ParameterGroups = list[dict[str, Any]]
-KEPT_STEPS = 3  # that are skipped, each start of a run; a checkpoint is large
+KEPT_STEPS = 3  # skipped ones, for each start of a run; a checkpoint is large
 
 
 class TrainingTask(pl.LightningModule, ABC):
@@ -43,8 +43,8 @@ class TrainingTask(pl.LightningModule, ABC):
         parameter_groups: net -> groups, each with its base learning rate.
         curve: factor on the base learning rate at an optimiser step.
         seed: of the random numbers that the net draws in training (dropout, drop path).
-        channels_last: keep images and kernels channels last in memory; same numbers up to rounding,
-            faster for convolutions on CPUs and on GPUs with tensor cores.
+        channels_last: keep images and kernels channels last in memory. The numbers are the same up
+            to rounding; convolutions are faster on CPUs and on GPUs with tensor cores.
         config: plain (no OmegaConf) composed configuration, for checkpoints and loggers.
     """
 
@@ -118,7 +118,7 @@ class TrainingTask(pl.LightningModule, ABC):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """The total loss as ``loss``, and each term by its name; means of the batch.
 
-        Terms are those before their weights: changing a weight rescales no curve.
+        The terms have no weights, so a new weight changes no curve.
         """
         losses = self.training_losses(self.ordered(batch))
         detached = {name: term.detach().mean() for name, term in losses.terms.items()}

@@ -1,8 +1,8 @@
 """Fonts for pictures: one that is the same everywhere, and another for what it lacks.
 
 DejaVu Sans, which matplotlib brings along, has Latin, Greek, Cyrillic and more, but no Chinese,
-Japanese or Korean. Names in those are written in a font of the system that has them; without one
-a class is called by its number, which is said once, for boxes tell nobody anything.
+Japanese or Korean. Such names are written in a font of the system. If there is none, a class is
+called by its number, and the log says so once.
 """
 
 import logging

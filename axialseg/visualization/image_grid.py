@@ -74,7 +74,7 @@ def _draw(sheet: Image.Image, guess: GuessedImage, left: int, top: int) -> None:
 
 
 def _shortened(text: str, width: int) -> str:
-    """As much of a text as fits, its end kept: the probability."""
+    """A text, shortened so that it fits; its end, the probability, is kept."""
     font = text_font(TEXT)
     if font.getlength(text) <= width:
         return text

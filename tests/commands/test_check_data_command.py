@@ -107,7 +107,7 @@ def test_cityscapes(run: Callable[..., tuple[int, str]], tmp_path: Path) -> None
 def test_user_mistakes_end_with_code_2(refusal: Refusal, root: Path) -> None:
     own = ["data=coco_format", f"data.root={root}"]
     assert "/none does not exist" in refusal(check_data.main, ["data=coco", "data.root=/none"])
-    assert "split=trian does not exist; did you mean split=train" in refusal(
+    assert "split=trian does not exist; there are: all, train, val" in refusal(
         check_data.main, [*own, "split=trian"]
     )
     assert "workers=-1" in refusal(check_data.main, [*own, "workers=-1"])

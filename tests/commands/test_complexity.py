@@ -152,7 +152,7 @@ def test_usage(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
         (["model=axial_deeplab_s", "size=[0,65]"], "is no [height,width] in pixels"),
         (["model=axial_deeplab_s", "data=imagenet"], "segments images, but the data have one"),
         (["model=axial_resnet_50_s", "data=coco"], "classifies whole images, but the data are"),
-        (["model=axial_deeplab_s", "format=jsn"], "did you mean format=json?"),
+        (["model=axial_deeplab_s", "format=jsn"], "there are: table, json"),
         (["model=axial_deeplab_s", "sizes=[65,65]"], "did you mean size?"),
         (["model=axial_deeplab_s", "model.backbone.max_pol=true"], "max_pool"),
     ],

@@ -84,7 +84,7 @@ def test_max_deeplab(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ("format=onx", "format=onx does not exist; did you mean onnx?"),
+        ("format=onx", "format=onx does not exist; there are: onnx"),
         ("out=model.pth", "out=model.pth must end with .onnx"),
         ("ckpt=nowhere", "the checkpoint nowhere does not exist"),
     ],

@@ -173,7 +173,7 @@ def test_fake_step_of_a_classifier_is_the_real_one() -> None:
         (["model=axial_deeplab_s", "precision=bf16"], "there are: 16-mixed, 32-true, bf16-mixed"),
         (["model=axial_deeplab_s", "reserve=1"], "reserve=1"),
         (["model=axial_deeplab_s", "batch=0"], "batch=0, but it must be 1 or more"),
-        (["model=axial_deeplab_s", "format=jsn"], "did you mean format=json?"),
+        (["model=axial_deeplab_s", "format=jsn"], "there are: table, json"),
         (["model=axial_deeplab_s", "data=coco_formt"], "did you mean data=coco_format?"),
         (["model=axial_deeplab_s", "model.net.chanels=1"], "model.net.chanels does not exist"),
     ],

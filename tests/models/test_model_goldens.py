@@ -26,7 +26,7 @@ from training_step import (
     rounded_elsewhere,
 )
 
-from axialseg.config.schema import conf_dir
+from axialseg.config.schema import conf_dir, register_schemas
 from axialseg.losses.panoptic_deeplab_loss import PanopticDeepLabLoss
 from axialseg.optim.adam import Adam
 
@@ -35,6 +35,7 @@ TERMS = {"semantic": "semantic_loss", "center": "center_loss", "offset": "regres
 
 
 def build(overrides: list[str], semantic_channels: int) -> nn.Module:
+    register_schemas()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         model = compose(overrides=overrides).model
     backbone = instantiate(model.backbone)
