@@ -33,6 +33,7 @@ OWN_FUNCTIONS = frozenset(
         "axialseg.layers.fused_attention.fused_attention",
         "axialseg.layers.lean_axial_attention.lean_attention",
         "axialseg.layers.textbook_axial_attention.textbook_attention",
+        "axialseg.loggers.tensorboard.tensorboard_logger",
         "axialseg.loggers.wandb.wandb_logger",
         "axialseg.optim.param_groups.parameter_groups",
     }

@@ -38,15 +38,7 @@ class ImageDataModule(LightningDataModule):
         val_num_workers: int,
         seed: int,
     ) -> None:
-        """Keeps the settings.
-
-        Args:
-            batch_size: training images per rank and forward pass.
-            val_batch_size: validation images per rank and forward pass.
-            num_workers: loader processes for training per rank; 0 loads in the main process.
-            val_num_workers: the same for validation.
-            seed: the order follows from it.
-        """
+        """Keeps the settings; the data modules explain them."""
         super().__init__()
         self.batch_size = batch_size
         self.val_batch_size = val_batch_size

@@ -60,18 +60,8 @@ class Adam(Optimizer):
     def step(  # type: ignore[override]
         self, closure: Callable[[], float] | None = None
     ) -> float | None:
-        """Makes one step.
-
-        Args:
-            closure: computes the loss and the gradients first, if given.
-
-        Returns:
-            What the closure returns.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        """Makes one step and returns the loss of the closure, which is called first if given."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             for step, params in self._by_step(group["params"]).items():
                 self._step_together(params, step, group)

@@ -66,16 +66,9 @@ class Lookahead(Optimizer):
     ) -> float | None:
         """Makes one step of the inner optimiser; the slow weights follow when it is their turn.
 
-        Args:
-            closure: computes the loss and the gradients first, if given.
-
-        Returns:
-            What the closure returns.
+        Returns the loss of the closure, which is called first if given.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = None if closure is None else torch.enable_grad()(closure)()
         stepped = [
             param
             for group in self.param_groups
