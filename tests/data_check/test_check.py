@@ -260,6 +260,14 @@ def test_wrong_images_that_training_leaves_out_are_warnings(root: Path) -> None:
     assert [dataset.read(index).image_id for index in range(len(dataset))] == [2, 4]
 
 
+def test_whatever_else_is_wrong_with_an_image_that_is_left_out(root: Path) -> None:
+    rows(lambda s: s[1].update(id=s[0]["id"]))(root)  # its PNG has an id now that no row has
+    assert {f.kind for f in check(open_coco(root)).errors} == {"id listed twice", "id not in JSON"}
+    dataset = open_coco(root, skip_invalid=True)
+    assert check(dataset).errors == []
+    assert len(dataset) == COUNT - 1
+
+
 def test_a_name_may_go_up_inside_the_root(root: Path) -> None:
     (root / "more").mkdir()
     (root / IMAGE).rename(root / "more" / "x.jpg")

@@ -1,6 +1,6 @@
 """Checks data in COCO's panoptic format: the JSON table, the images and the id PNGs."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -112,17 +112,16 @@ class CocoInspector:
             table.path,
         )
         leading_out = names_outside(self.root, self.image_folder, annotated)
-        return self._judged(
-            [
-                *images,
-                *outside_findings(table, leading_out, self.root),
-                *compare_pngs(table, self.panoptic_folder, self.root),
-            ]
+        found = (
+            *images,
+            *outside_findings(table, leading_out, self.root),
+            *compare_pngs(table, self.panoptic_folder, self.root),
         )
+        return list(map(self._judge, found))
 
     def check_tables(self) -> list[Finding]:
         """Compares the lists of the JSON file with each other."""
-        return self._judged(list(check_table(self.table)))
+        return list(map(self._judge, check_table(self.table)))
 
     def inspect(self, index: int) -> ImageInspection:
         """Reads one image and its PNG, and compares them with the JSON file."""
@@ -137,7 +136,12 @@ class CocoInspector:
         inspection = inspect_annotated(
             image, png, rows, table.path, listed_size, self.categories, self.apply_exif
         )
-        return inspection._replace(findings=tuple(self._judged(inspection.findings)))
+        found = inspection.findings
+        if self.skip_invalid and any(one.kind in LEFT_OUT and one.is_error for one in found):
+            judged = map(_as_left_out, found)  # with all else that is wrong with the image
+        else:
+            judged = map(self._judge, found)
+        return inspection._replace(findings=tuple(judged))
 
     @cached_property
     def _names_outside(self) -> set[str]:
@@ -147,19 +151,10 @@ class CocoInspector:
             *names_outside(self.root, self.panoptic_folder, table.png_files.tolist()),
         }
 
-    def _judged(self, findings: Iterable[Finding]) -> list[Finding]:
-        """The findings; of images that training leaves out, as warnings."""
-        if not self.skip_invalid:
-            return list(findings)
-        return [
-            finding._replace(
-                is_error=False,
-                text=f"{finding.text.removesuffix('.')} (left out: data.skip_invalid=true).",
-            )
-            if finding.kind in LEFT_OUT and finding.is_error
-            else finding
-            for finding in findings
-        ]
+    def _judge(self, finding: Finding) -> Finding:
+        """The finding; of an image that training leaves out, as a warning."""
+        is_left_out = self.skip_invalid and finding.kind in LEFT_OUT
+        return _as_left_out(finding) if is_left_out else finding
 
     def sample(self, index: int) -> PanopticSample:
         """One image with the segments that are known, see `Inspector.sample`."""
@@ -170,6 +165,14 @@ class CocoInspector:
         rows = rows_of(table, self._class_ids, index)
         image = file_below(self.image_folder, name)
         return annotated_sample(image, png, rows, self.categories, self.apply_exif)
+
+
+def _as_left_out(finding: Finding) -> Finding:
+    """An error of an image that training leaves out, as a warning."""
+    if not finding.is_error:
+        return finding
+    text = f"{finding.text.removesuffix('.')} (left out: data.skip_invalid=true)."
+    return finding._replace(is_error=False, text=text)
 
 
 def compare_pngs(table: PanopticTable, folder: Path, root: Path) -> Iterator[Finding]:
