@@ -221,13 +221,6 @@ def build_task(cfg: DictConfig, categories: Classes) -> "pl.LightningModule":
     )
 
 
-def has_validation(cfg: DictConfig) -> bool:
-    """Whether there are images to validate on."""
-    if OmegaConf.select(cfg, "images") is not None:
-        return True
-    return cfg.data.get("val_dataset") is not None or cfg.data.get("val_share") is not None
-
-
 def build_trainer(cfg: DictConfig, hardware: Hardware, folder: Path) -> "pl.Trainer":
     """The trainer with callbacks and loggers.
 
@@ -263,8 +256,6 @@ def build_trainer(cfg: DictConfig, hardware: Hardware, folder: Path) -> "pl.Trai
         # The preemption callback stops and resumes runs, not Lightning's requeueing.
         "plugins": [WholeCheckpointIO()] + [SLURMEnvironment(auto_requeue=False)] * started_by_srun,
     }
-    if not has_validation(cfg):
-        arguments["limit_val_batches"] = 0
     if arguments["strategy"] == "auto" and hardware.world_size > 1:
         arguments["strategy"] = "ddp"
     return pl.Trainer(**arguments)

@@ -28,7 +28,7 @@ from axialseg.commands.expected_scores import (
     refuse_other_scores,
 )
 from axialseg.commands.saved_run import chosen_values, saved_run
-from axialseg.config.check import check_config, check_model_fits_data
+from axialseg.config.check import check_config, check_model_fits_data, has_validation
 from axialseg.config.experiment_head import ExpectedScores
 from axialseg.config.trust import refuse_composed_names
 from axialseg.errors import UserError
@@ -104,6 +104,11 @@ def check_evaluation(cfg: DictConfig) -> None:
     if cfg.run is not None or Path(source).suffix == ".ckpt":  # which tells its model too
         refuse_composed_names(cfg, cfg.trust, source)
     check_config(cfg)
+    if not has_validation(cfg):
+        raise UserError(
+            "the data have no validation images (data.val_dataset=null); give images=<folder of "
+            "pictures> to segment them, or the folder names of a data.val_dataset to score on"
+        )
     if cfg.images is not None:
         _check_pictures(cfg)
     if cfg.compile:

@@ -11,7 +11,7 @@ from axialseg.commands.command_line import run_command
 from axialseg.commands.invocation import invocation
 from axialseg.commands.settle import settle
 from axialseg.config.auto import without_auto
-from axialseg.config.check import check_config, check_model_fits_data
+from axialseg.config.check import check_config, check_model_fits_data, has_validation
 from axialseg.errors import UserError
 from axialseg.launch import run_on_devices
 from axialseg.machine.hardware import Hardware, check_compiler, configure_torch
@@ -81,7 +81,7 @@ def _fit(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
     import lightning.pytorch as pl
     from lightning.pytorch.utilities import rank_zero_only
 
-    from axialseg.build import build_task, build_trainer, build_training_data, has_validation
+    from axialseg.build import build_task, build_trainer, build_training_data
     from axialseg.callbacks.scores import validated_step
     from axialseg.checkpoints.initial import load_initial_weights, load_pretrained_backbone
 
@@ -102,6 +102,8 @@ def _fit(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
     if cfg.compile:
         # A graph for each size, training's and evaluation's: PyTorch 2.13 fails on symbolic ones.
         net.compile(dynamic=False)
+    if not has_validation(cfg):
+        cfg.trainer.limit_val_batches = 0
     trainer = build_trainer(cfg, hardware, folder)
     trainer.fit(task, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     validated = trainer.strategy.broadcast(validated_step(folder))
@@ -111,7 +113,10 @@ def _fit(cfg: DictConfig, hardware: Hardware, folder: Path) -> None:
     if trainer.is_global_zero:
         shown = os.path.relpath(folder)
         start = invocation("evaluate")
-        log.info("Results are in %s\nTo evaluate them:  %s run=%s", shown, start, shown)
+        line = f"To evaluate them:  {start} run={shown}"
+        if not has_validation(cfg):
+            line = f"To segment pictures:  {start} run={shown} images=<folder>"
+        log.info("Results are in %s\n%s", shown, line)
 
 
 def checkpoint_to_resume(resume: str | None, folder: Path) -> Path | None:

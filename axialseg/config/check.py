@@ -120,6 +120,13 @@ def check_model_fits_data(cfg: DictConfig) -> None:
         )
 
 
+def has_validation(cfg: DictConfig) -> bool:
+    """Whether there are images to validate on, or pictures that the user names."""
+    if OmegaConf.select(cfg, "images") is not None:
+        return True
+    return cfg.data.get("val_dataset") is not None or cfg.data.get("val_share") is not None
+
+
 def has_axial_attention(model: DictConfig) -> bool:
     """Whether the config of a model asks for axial attention anywhere in its backbone."""
     backbone = model.backbone

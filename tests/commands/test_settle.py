@@ -1,6 +1,7 @@
 """What is chosen before training, that it is stored, and what is refused or doubted."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,14 +13,15 @@ from coco_tree import write_tree
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from axialseg.commands import evaluate, train
 from axialseg.commands import settle as settle_module
-from axialseg.commands import train
 from axialseg.config.auto import open_settings, without_auto
 from axialseg.config.schema import conf_dir, register_schemas
 from axialseg.errors import UserError
 from axialseg.machine.hardware import Hardware
 
 Command = Callable[[Callable[[], None], list[str]], None]
+Refusal = Callable[[Callable[[], None], list[str]], str]
 TINY = [
     "hardware=cpu",
     "model=axial_hybrid_tiny",
@@ -77,13 +79,17 @@ def test_choices_are_said_stored_and_kept(
     assert (resumed / ".hydra/chosen.yaml").read_text() == (run / ".hydra/chosen.yaml").read_text()
 
 
-def test_training_without_a_validation(own: list[str], tmp_path: Path, command: Command) -> None:
+def test_training_without_a_validation(
+    own: list[str], tmp_path: Path, command: Command, refusal: Refusal
+) -> None:
     run = tmp_path / "run"
     lines = [line for line in own if "val_share" not in line]
     command(train.main, [*lines, "data.val_dataset=null", f"hydra.run.dir={run}"])
     assert not (run / "metrics.json").exists()
     assert (run / "checkpoints/last.ckpt").is_file()
     assert composed(run)["schedule"]["batch_size"] == 5
+    assert f"run={os.path.relpath(run)} images=<folder>" in (run / "train.log").read_text()
+    assert "give images=<folder of pictures>" in refusal(evaluate.main, [f"run={run}"])
 
 
 def test_images_with_too_many_things_are_said(
