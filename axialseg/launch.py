@@ -9,10 +9,12 @@ then see one job with one set of parameters. Ranks that srun or torchrun has sta
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -141,22 +143,23 @@ def run_on_ranks(module: str, folder: Path, devices: int) -> None:
         SystemExit: with the code of a rank that stopped on a signal.
         RuntimeError: a rank failed; its trace has been printed.
     """
-    exit_file = folder / ".hydra" / "rank_exit.json"
-    exit_file.unlink(missing_ok=True)
     quoted = str(folder).replace("'", r"\'")
-    command = [sys.executable, "-m", module]
-    command += ["--config-path", str(folder / ".hydra"), "--config-name", "config"]
-    command += ["--config-dir", str(conf_dir()), "hydra/job_logging=plain"]
-    command += ["hydra.output_subdir=null", f"hydra.run.dir='{quoted}'"]
-    command += [f"hydra.job.name={module.rpartition('.')[2]}"]
-    environment = _rank_environment(exit_file, devices)
-    ranks = [
-        subprocess.Popen(command, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(devices)
-    ]
-    requests, codes = _wait(ranks)
-    report = json.loads(exit_file.read_text()) if exit_file.is_file() else None
-    exit_file.unlink(missing_ok=True)
+    # Hydra would also read groups that lie beside the config, perhaps a stranger's: a copy is alone.
+    with tempfile.TemporaryDirectory(prefix="axialseg-") as place:
+        shutil.copy(folder / ".hydra" / "config.yaml", place)
+        command = [sys.executable, "-m", module]
+        command += ["--config-path", place, "--config-name", "config"]
+        command += ["--config-dir", str(conf_dir()), "hydra/job_logging=plain"]
+        command += ["hydra.output_subdir=null", f"hydra.run.dir='{quoted}'"]
+        command += [f"hydra.job.name={module.rpartition('.')[2]}"]
+        exit_file = Path(place) / "exit.json"
+        environment = _rank_environment(exit_file, devices)
+        ranks = [
+            subprocess.Popen(command, env=environment | {"RANK": rank, "LOCAL_RANK": rank})
+            for rank in map(str, range(devices))
+        ]
+        requests, codes = _wait(ranks)
+        report = json.loads(exit_file.read_text()) if exit_file.is_file() else None
     if requests > 1:
         sys.exit(128 + signal.SIGINT)
     killed = [(rank, -code) for rank, code in enumerate(codes) if code is not None and code < 0]

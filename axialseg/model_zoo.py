@@ -1,7 +1,8 @@
 """Models from Python: `axialseg.create_model`, `axialseg.load` and `axialseg.models`."""
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -125,18 +126,14 @@ def load(source: str | Path, trust: Collection[str] = ()) -> "LoadedModel":
     from axialseg.inference.loaded_model import LoadedModel
 
     path, config, categories = describe(source, trust)
-    cfg = OmegaConf.create(config)
-    net = build_net(cfg.model, categories)
+    with _described_by(path):
+        cfg = OmegaConf.create(config)
+        net = build_net(cfg.model, categories)
+        transform = build(cfg.data.eval_transform, crop_size=list(cfg.data.eval_size))
+        postprocess = build_postprocess(cfg.model, categories)
+        name = str(cfg.model.name)
     step = load_trained_weights(net, path)
-    return LoadedModel(
-        cfg.model.name,
-        net.eval(),
-        categories,
-        config,
-        step,
-        build(cfg.data.eval_transform, crop_size=list(cfg.data.eval_size)),
-        build_postprocess(cfg.model, categories),
-    )
+    return LoadedModel(name, net.eval(), categories, config, step, transform, postprocess)
 
 
 def describe(
@@ -178,11 +175,31 @@ def describe(
         classes = stored.get("classes")
         if not stored:
             stored, classes = stored_run(path)
-        used = {key: stored[key] for key in ("model", "data")}
+        used = {key: stored.get(key) for key in ("model", "data")}
         config = accepted(used, str(path), trust)
-    if classes is None:
-        return path, config, build_classes(OmegaConf.create(config["data"]))
-    return path, config, _from_plain(classes)
+    with _described_by(path):
+        if classes is None:
+            return path, config, build_classes(OmegaConf.create(config["data"]))
+        return path, config, _from_plain(classes)
+
+
+@contextmanager
+def _described_by(path: Path) -> Iterator[None]:
+    """What is built of a damaged description can raise anything; here it is a sentence.
+
+    Args:
+        path: of the description, for the message.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{path} does not describe a model that can be built ({type(error).__name__}: "
+            f"{reason}); copy it again"
+        ) from error
 
 
 def _published_config(row: PublishedCheckpoint) -> dict[str, Any]:

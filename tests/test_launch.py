@@ -152,7 +152,15 @@ def test_ranks_get_the_composed_job(job_folder: Path) -> None:
         seen = json.loads((job_folder / f"rank_{rank}.json").read_text())
         del seen["pid"]
         assert seen == {"world": "2", "lr": 0.5, "seed": False}
-    assert not (job_folder / ".hydra/rank_exit.json").exists()
+
+
+def test_ranks_read_no_configuration_that_lies_in_the_folder(job_folder: Path) -> None:
+    compose_job(job_folder, "well")
+    logging = job_folder / ".hydra/hydra/job_logging/plain.yaml"
+    logging.parent.mkdir(parents=True)
+    logging.write_text("# @package hydra.job_logging\nversion: 1\nroot: {handlers: [strangers]}\n")
+    run_on_ranks("ranks_job", job_folder, 1)
+    assert (job_folder / "rank_0.json").exists()
 
 
 def test_mistake_of_one_rank_ends_all_with_its_sentence(

@@ -63,8 +63,9 @@ def read_description(weights: Path) -> dict[str, Any]:
         return {}
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is damaged ({error}); copy it again") from None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is damaged ({reason}); copy it again") from None
     if not isinstance(content, dict) or not {"model", "data", "classes"} <= set(content):
         raise UserError(f"{path} does not tell model, data and classes; copy it again")
     return content

@@ -44,7 +44,7 @@ from axialseg.errors import UserError
 from axialseg.launch import PARENT, is_launched_rank, report_exit
 from axialseg.machine.child_process import end_with_parent
 from axialseg.machine.hardware import started_rank, started_ranks
-from axialseg.machine.in_use import refuse_running
+from axialseg.machine.in_use import refuse_links, refuse_running
 
 Job = Callable[[DictConfig], float | None]
 Check = Callable[[DictConfig], None]
@@ -163,6 +163,7 @@ def check_command_line(
                 # Last, because it is about a folder; of started ranks, the first speaks for all.
                 if not args.multirun and started_rank(os.environ) == 0:
                     refuse_running(folder_of_job)
+                    refuse_links(folder_of_job)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError(sentence_for(error, folder, args.overrides)) from error
     finally:
@@ -197,6 +198,12 @@ def _check_foreign(file: Path, overrides: list[str]) -> None:
         raise UserError(
             f"{file} is no composed config of a run: it sets Hydra itself; add groups of your own "
             "with --config-dir"
+        )
+    beside = next((path.name for path in file.parent.iterdir() if path.is_dir()), None)
+    if beside is not None:
+        raise UserError(
+            f"{file.parent} holds the folder {beside}, and Hydra would read more of its "
+            "configuration there; copy config.yaml to a folder of its own"
         )
     accepted(content, str(file), trusted_packages(overrides))
 

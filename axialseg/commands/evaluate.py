@@ -164,10 +164,13 @@ def register_saved_run(overrides: list[str]) -> None:
     if folder is None:
         saved["output"] = f"outputs/evaluation/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
     else:
-        pictures = chosen_values(overrides).get("images")
+        chosen = chosen_values(overrides)
         results = Path("evaluation")
-        if pictures is not None:  # those of a scored evaluation stay as they are
-            results = Path("pictures") / Path(str(pictures)).resolve().name
+        if chosen.get("images") is not None:  # those of a scored evaluation stay as they are
+            results = Path("pictures") / Path(str(chosen["images"])).resolve().name
+        top = folder / results.parts[0]
+        if top.is_symlink() and not {"output", "hydra.run.dir"} & set(chosen):
+            raise UserError(f"{top} is a link to another folder; give output=<folder>")
         saved |= {"run": str(folder), "output": str(folder / results)}
     if saved.get("model") or folder is not None:
         saved["trainer"] = saved.get("trainer", {}) | HARDWARE_HERE

@@ -7,6 +7,7 @@ from axialseg.errors import RunFailedError, UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LOCKED = (errno.EROFS, errno.EACCES, errno.EPERM)
+NO_MEMORY = ("CUDA out of memory", "DefaultCPUAllocator: can't allocate memory")
 WORKER = re.compile(
     r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: |exited)"
 )
@@ -33,6 +34,11 @@ def machine_failure(error: BaseException) -> UserError | None:
         return RunFailedError(
             f"loader worker {worker[1]} was ended {how}, as the system does when memory is short; "
             "lower data.num_workers, then start the same command again"
+        )
+    if isinstance(error, MemoryError) or any(words in text for words in NO_MEMORY):
+        return RunFailedError(
+            f"the memory is too small ({text.strip().splitlines()[0] if text else 'MemoryError'}); "
+            "take smaller images or batches, in training as trainer.accumulate_grad_batches=2"
         )
     if isinstance(error, OSError) and error.errno in (*FULL, *LOCKED):
         place = error.filename or "a file of this run"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -295,9 +296,34 @@ def _stored(resume: str | None, folder: Path) -> list[dict[str, Any]]:
         places.insert(0, path if path.is_dir() else path.absolute().parent.parent)
     for place in places:
         if (place / CHOSEN).is_file():
-            rows: Any = OmegaConf.to_container(OmegaConf.load(place / CHOSEN))
-            return list(rows)
+            return _plain_rows(place / CHOSEN)
     return []
+
+
+def _plain_rows(file: Path) -> list[dict[str, Any]]:
+    """What a run has chosen: numbers, words and lists of them, or a stranger's file could build.
+
+    Raises:
+        UserError: the file is damaged or holds anything else.
+    """
+    try:
+        rows: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+        is_plain = all(
+            set(row) == {"key", "value", "reason"} and _is_plain(row["value"]) for row in rows
+        )
+    except (OSError, ValueError, RecursionError, TypeError, yaml.YAMLError):
+        is_plain = False
+    if not is_plain:
+        raise UserError(f"{file} does not hold what a run has chosen; copy it again, or delete it")
+    return list(rows)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(_is_plain(member) for member in value)
+    if isinstance(value, str):
+        return "${" not in value
+    return value is None or isinstance(value, int | float)
 
 
 def _cached_bytes(cfg: DictConfig, datamodule: Any) -> int:

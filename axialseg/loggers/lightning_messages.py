@@ -10,6 +10,8 @@ NEEDLESS_LINES = ("💡 Tip:", "GPU available:", "TPU available:")
 NEEDLESS_WARNINGS = (
     # The configuration chooses the number of workers; tiny data sets need none.
     r".*does not have many workers",
+    # The machine has SLURM, and the job was not started by it.
+    r"The `srun` command is available on your system but is not used",
     # Lightning's use of torch, not ours.
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )

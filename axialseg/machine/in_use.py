@@ -28,7 +28,8 @@ def only_job_in(folder: Path) -> Iterator[None]:
         raise UserError(
             f"another job is running in {folder}; wait for its end, or give another folder"
         ) from None
-    except (OSError, NotImplementedError):  # a file system without locks, or read-only
+    # A read-only folder, or a file system without locks: nothing keeps a second job out there.
+    except (OSError, NotImplementedError):
         yield
         return
     try:
@@ -46,6 +47,24 @@ def refuse_running(folder: Path) -> None:
     if (folder / ".running.lock").exists():
         with only_job_in(folder):
             pass
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuses links in place of the files that a job writes in its folder, as a log.
+
+    In a stranger's folder they could lead to any file of the user.
+
+    Raises:
+        UserError: there is one.
+    """
+    subfolders = (folder / ".hydra", folder / "unfinished")
+    written = [path for place in subfolders for path in (place, *place.glob("*"))]
+    for path in [*written, *folder.glob("*.log")]:
+        if path.is_symlink():
+            raise UserError(
+                f"{path} is a link, and the job would write where it leads to; delete it, or give "
+                "another folder"
+            )
 
 
 def keep_unchanged(lock_file: Path) -> None:

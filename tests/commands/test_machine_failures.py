@@ -52,9 +52,10 @@ def ending(
         ),
         ("DataLoader worker (pid 7) is killed by signal: Killed. ", RunFailedError, "Killed"),
         ("DataLoader worker (pid(s) 7, 8) exited unexpectedly", RunFailedError, "worker 7, 8"),
+        ("CUDA out of memory. Tried to allocate 2 GiB.", RunFailedError, "accumulate_grad_batches"),
     ],
 )
-def test_loader_workers(text: str, kind: type[UserError], part: str) -> None:
+def test_workers_and_memory(text: str, kind: type[UserError], part: str) -> None:
     failure = machine_failure(RuntimeError(text))
     assert type(failure) is kind
     assert part in str(failure)

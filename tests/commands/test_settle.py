@@ -79,6 +79,28 @@ def test_choices_are_said_stored_and_kept(
     assert (resumed / ".hydra/chosen.yaml").read_text() == (run / ".hydra/chosen.yaml").read_text()
 
 
+CALLS = {"_target_": "os.system", "command": "true"}
+
+
+@pytest.mark.parametrize("value", [CALLS, [CALLS], "${oc.env:HOME}"])
+def test_what_a_stranger_has_chosen_is_plain(
+    value: Any,
+    own: list[str],
+    tmp_path: Path,
+    command: Command,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "strangers/.hydra/chosen.yaml"
+    file.parent.mkdir(parents=True)
+    row = {"key": "model.loss.class_weights", "value": value, "reason": ""}
+    file.write_text(yaml.safe_dump([row]))
+    resume = f"resume={tmp_path / 'strangers'}"
+    with pytest.raises(SystemExit):
+        command(train.main, [*own, resume, f"hydra.run.dir={tmp_path / 'run'}"])
+    said = f"error: {file} does not hold what a run has chosen; copy it again, or delete it\n"
+    assert capsys.readouterr().err == said
+
+
 def test_training_without_a_validation(
     own: list[str], tmp_path: Path, command: Command, refusal: Refusal
 ) -> None:

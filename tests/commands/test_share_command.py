@@ -69,6 +69,21 @@ def test_a_stranger_cannot_run_code(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("model: {}")
     with pytest.raises(UserError, match="does not tell model, data and classes"):
         axialseg.load(tmp_path)
+    (tmp_path / "config.yaml").write_text("[" * 20_000)
+    with pytest.raises(UserError, match="is damaged"):
+        axialseg.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("net", 3), ("net", "${oc.env:HOME}"), ("backbone", {"_target_": ""})]
+)
+def test_what_cannot_be_built(key: str, value: object, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["model"][key] = value
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match=r"does not describe a model|may only build"):
+        axialseg.load(tmp_path)
 
 
 def test_a_place_that_cannot_be_written(trained_run: Path, tmp_path: Path) -> None:

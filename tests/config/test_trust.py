@@ -332,7 +332,23 @@ def test_another_folders_config_does_not_set_hydra(
         (folder / "config.yaml").write_text(content + addition)
         arguments = ["--config-path", str(folder), "--config-name", "config"]
         assert "sets Hydra itself" in refusal(train.main, arguments)
+    (folder / "config.yaml").write_text(content)
+    (folder / "hydra").mkdir()
+    assert "holds the folder hydra" in refusal(train.main, arguments)
     shutil.rmtree(folder.parent)
+
+
+@pytest.mark.parametrize("name", ["evaluation", "evaluation/evaluate.log"])
+def test_a_strangers_link_is_not_written_through(
+    name: str,
+    strangers_run: Callable[[dict[str, Any]], Path],
+    tmp_path: Path,
+    refusal: Callable[[Callable[[], None], list[str]], str],
+) -> None:
+    folder = strangers_run({})
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+    assert f"{name} is a link" in refusal(evaluate.main, [f"run={folder}"])
 
 
 def test_saved_yaml_holds_no_python_objects(tmp_path: Path) -> None:

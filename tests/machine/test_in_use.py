@@ -13,7 +13,7 @@ import pytest
 from axialseg.commands import train
 from axialseg.datasets.generated.shapes import shapes_panoptic
 from axialseg.errors import UserError
-from axialseg.machine.in_use import only_job_in, refuse_running
+from axialseg.machine.in_use import only_job_in, refuse_links, refuse_running
 
 HOLDS_FOLDER = (
     "import sys, time; from pathlib import Path; from axialseg.machine.in_use import only_job_in\n"
@@ -61,6 +61,17 @@ def test_a_second_training_changes_nothing(
         message = refusal(train.main, [*tiny_run, f"hydra.run.dir={folder}"])
         assert f"another job is running in {folder}" in message
         assert [file.name for file in folder.iterdir()] == [".running.lock"]
+
+
+@pytest.mark.parametrize("name", ["evaluate.log", ".hydra", "unfinished/scores.0.jsonl"])
+def test_a_link_in_place_of_a_file_that_is_written(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    link = folder / name
+    link.parent.mkdir(parents=True)
+    refuse_links(folder)
+    link.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=f"{link} is a link, and the job would write where"):
+        refuse_links(folder)
 
 
 def shapes(root: Path, images: int) -> int:
