@@ -144,7 +144,7 @@ def run_on_ranks(module: str, folder: Path, devices: int) -> None:
         RuntimeError: a rank failed; its trace has been printed.
     """
     quoted = str(folder).replace("'", r"\'")
-    # Hydra would also read groups that lie beside the config, perhaps a stranger's: a copy is alone.
+    # Hydra also reads groups beside a config, perhaps a stranger's: beside a copy there are none.
     with tempfile.TemporaryDirectory(prefix="axialseg-") as place:
         shutil.copy(folder / ".hydra" / "config.yaml", place)
         command = [sys.executable, "-m", module]
