@@ -7,7 +7,7 @@ setup(
     package_dir={"axialseg.conf": "conf", "axialseg.experiments": "experiments"},
     package_data={
         "": ["*.yaml", "*.csv", "*.css", "*.js"],
-        "axialseg.conf": ["**/*.yaml"],
+        "axialseg.conf": ["**/*.yaml", "**/*.sbatch"],
         "axialseg.experiments": ["**/*.yaml"],
     },
 )

@@ -242,6 +242,9 @@ def build_trainer(cfg: DictConfig, hardware: Hardware, folder: Path) -> "pl.Trai
     max_steps = max(cfg.trainer.max_steps, 1)  # an evaluation without a recipe has none
     interval = min(cfg.trainer.val_check_interval or max_steps, max_steps)
     started_by_srun = hardware.world_size > 1 and "SLURM_PROCID" in os.environ
+    if started_by_srun:  # Lightning refuses `--ntasks` alone, which is as clear on equal machines
+        per_node = hardware.world_size // cfg.trainer.num_nodes
+        os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(per_node))
     arguments: dict[str, Any] = {
         **OmegaConf.to_container(cfg.trainer, resolve=True),  # type: ignore[dict-item]
         "accelerator": hardware.accelerator,

@@ -17,7 +17,7 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 for name in ("WANDB_API_KEY", "WANDB_MODE", "AXIALSEG_DATA"):
     os.environ.pop(name, None)
 
-ALLOWED_SKIPS = {"gpu", "external_data"}
+ALLOWED_SKIPS = {"gpu", "external_data", "slurm"}
 SHAPES_COUNTS = ("train_images=8", "val_images=4")
 
 

@@ -45,15 +45,9 @@ class Preemption(pl.Callback):
         self._interrupted_at: float | None = None
         self._earlier: dict[signal.Signals, Any] = {}
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Takes over the signals.
-
-        Lightning would set its own handlers after this hook. They end with code 0 without a
-        checkpoint, and wait for ever if not all ranks get the signal at once.
-        """
-        trainer._signal_connector.register_signal_handlers = _do_nothing  # type: ignore[method-assign]
-        if threading.current_thread() is threading.main_thread() and not self._earlier:
-            self._earlier = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Takes over the signals."""
+        self._take_signals()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Saves if any rank has been signalled, between two optimiser steps.
@@ -76,7 +70,8 @@ class Preemption(pl.Callback):
             self._stop(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stops before a validation, which is done later."""
+        """Takes over the signals, or stops before a validation, which is done later."""
+        self._take_signals()
         if self._is_saved:
             self._stop(trainer)
 
@@ -96,6 +91,15 @@ class Preemption(pl.Callback):
     ) -> None:
         """Gives the signals back."""
         self.teardown(trainer, pl_module, "")
+
+    def _take_signals(self) -> None:
+        """Sets handlers over Lightning's own, once.
+
+        Lightning's, which it has set just before, end with code 0, unsaved, and wait for ever if
+        not all ranks are signalled at once.
+        """
+        if threading.current_thread() is threading.main_thread() and not self._earlier:
+            self._earlier = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._signalled = True
@@ -119,10 +123,6 @@ class Preemption(pl.Callback):
         elif trainer.is_global_zero:
             log.info("Stopped by a signal; nothing was scored.")
         raise Preempted
-
-
-def _do_nothing() -> None:
-    pass
 
 
 def _last_checkpoint(trainer: pl.Trainer) -> LastCheckpoint | None:

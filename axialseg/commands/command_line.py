@@ -95,6 +95,8 @@ def run_command(
         if is_launched_rank():
             end_with_parent(int(os.environ[PARENT]))
         else:
+            if "TORCHELASTIC_RUN_ID" in os.environ:  # a rank of a killed torchrun would train on
+                end_with_parent(os.getppid())
             args = get_args_parser().parse_args()
             hydra_node = check_command_line(config_name, args, check, prepare)
             if args.multirun and args.cfg is None and hydra_node is not None:

@@ -56,7 +56,7 @@ LOOK_UP = "hydra.utils.get_object"  # gives the object that `path` names, uncall
 
 # References and values of the environment; other resolvers can make a `_target_` out of text.
 _PLAIN_REFERENCE = re.compile(r"\$\{(?:oc\.env:|hydra:)?[^${}:]*\}")
-_SLURM_COUNT = re.compile(r"\$\{oc\.decode:\$\{oc\.env:\w+,\d+\}\}")
+_SLURM_COUNT = re.compile(r"\$\{oc\.decode:\$\{oc\.env:\w+,(?:\d+|\$\{oc\.env:\w+,\d+\})\}\}")
 
 
 def trusted_packages(overrides: list[str]) -> list[str]:

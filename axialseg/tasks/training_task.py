@@ -74,6 +74,13 @@ class TrainingTask(pl.LightningModule, ABC):
         self._kept_steps = 0
         self._is_within_step = False
 
+    def setup(self, stage: str) -> None:
+        """Gives the weights their precision before Lightning restores a checkpoint, not after.
+
+        Else float64 ones would be rounded to float32 on the way.
+        """
+        self.trainer.precision_plugin.convert_module(self)
+
     @abstractmethod
     def training_losses(self, batch: dict[str, Any]) -> Losses:
         """The losses of the images of a training batch."""

@@ -215,13 +215,27 @@ def test_command_line_beats_experiment_beats_groups(project: Path) -> None:
 
 
 def test_slurm_job_is_one_folder_for_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"JOB_ID": "77", "NNODES": "2", "NTASKS_PER_NODE": "4"}.items():
+    for name, value in {"JOB_ID": "77", "NNODES": "2", "NTASKS": "8"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     register_schemas()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("train", ["hardware=slurm"], return_hydra_config=True)
+        assert cfg.trainer.devices == 8  # sbatch --ntasks=8 of one machine
+        monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "4")
+        cfg = compose("train", ["hardware=slurm"], return_hydra_config=True)
     assert (cfg.trainer.devices, cfg.trainer.num_nodes) == (4, 2)
     assert cfg.hydra.run.dir == "outputs/slurm_77"
+
+
+def test_ranks_of_torchrun_say_how_many_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"LOCAL_WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "3", "TORCHELASTIC_RUN_ID": "x"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    register_schemas()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("train", ["hardware=torchrun"], return_hydra_config=True)
+    assert (cfg.trainer.devices, cfg.trainer.num_nodes) == (4, 3)
+    assert cfg.hydra.run.dir == "outputs/torchrun_x"
 
 
 @pytest.mark.parametrize(

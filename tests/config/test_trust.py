@@ -111,6 +111,7 @@ def refused(node: dict[str, Any]) -> bool:
         "${ oc.create:{}}",
         "${oc.env:NONE,${oc.create:{_target_: os.system}}}",
         "${oc.decode:${oc.env:NONE,'{_target_: os.system}'}}",
+        "${oc.decode:${oc.env:NONE,${oc.env:NONE,'{_target_: os.system}'}}}",
         "${oc.dict.values:model}",
         "${oc.select:model,${oc.create:{}}}",
         "\\${oc.create:{}}",
@@ -149,6 +150,7 @@ def test_references_and_the_environment_are_plain() -> None:
         "${..a.b}",
     ]
     plain += ["${oc.decode:${oc.env:SLURM_NNODES,1}}", "${a.${b}}"]
+    plain += ["${oc.decode:${oc.env:A,${oc.env:B,8}}}"]
     refuse_strangers({"data": {"values": plain, "path": "anything at all"}}, [], "run")
 
 
