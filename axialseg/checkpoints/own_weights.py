@@ -81,7 +81,7 @@ def stored_run(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
     config = content.get("hyper_parameters")
     if not isinstance(config, dict) or not {"model", "data"} <= set(config):
         raise UserError(
-            f"{path} is no checkpoint of a run, so it does not tell its model; name the model: "
+            f"{path} is not a checkpoint of a run, so it does not tell its model; name the model: "
             "axialseg.create_model(<name>, checkpoint=<file>)"
         )
     return config, content.get("classes")

@@ -57,7 +57,7 @@ def check_whole(path: Path) -> None:
     except Exception:  # damaged bytes can make zipfile raise many things
         is_whole = False
     if not is_whole:
-        raise UserError(f"{path} is no whole checkpoint: it is truncated or damaged")
+        raise UserError(f"{path} is not a whole checkpoint: it is truncated or damaged")
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -69,7 +69,7 @@ def _config(arguments: list[str]) -> DictConfig:
     if folder is not None:
         refuse_composed_names(cfg, cfg.trust, str(folder))
     if len(cfg.query) != 2:
-        raise UserError(f"query={list(cfg.query)} is no pixel; give query=[y,x]")
+        raise UserError(f"query={list(cfg.query)} is not a pixel; give query=[y,x]")
     if not cfg.output.endswith(".png"):
         raise UserError(f"output={cfg.output} must end with .png")
     return cfg

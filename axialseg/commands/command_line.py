@@ -198,8 +198,8 @@ def _check_foreign(file: Path, overrides: list[str]) -> None:
     content = saved_config(file)
     if {"defaults", "hydra"} & set(content) or "@package" in file.read_text(encoding="utf-8"):
         raise UserError(
-            f"{file} is no composed config of a run: it sets Hydra itself; add groups of your own "
-            "with --config-dir"
+            f"{file} is not a composed config of a run: it sets Hydra itself; add groups of your "
+            "own with --config-dir"
         )
     beside = next((path.name for path in file.parent.iterdir() if path.is_dir()), None)
     if beside is not None:

@@ -68,7 +68,7 @@ def size_of(key: str, value: Any) -> tuple[int, int]:
     """
     numbers = [n for n in value if isinstance(n, int) and n > 0] if OmegaConf.is_list(value) else []
     if len(numbers) != 2 or len(numbers) != len(value):
-        raise UserError(f"{key}={value} is no [height,width] in pixels, as {key}=[1025,2049]")
+        raise UserError(f"{key}={value} is not a size in pixels; write it as {key}=[1025,2049]")
     return numbers[0], numbers[1]
 
 

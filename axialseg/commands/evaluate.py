@@ -125,7 +125,7 @@ def _check_pictures(cfg: DictConfig) -> None:
     folder = Path(cfg.images).expanduser()
     if not folder.is_dir():
         raise UserError(
-            f"images={cfg.images} is no folder; give one, with its pictures or with folders of "
+            f"images={cfg.images} is not a folder; give one, with its pictures or with folders of "
             "them (for single files there is: python -m axialseg predict)"
         )
     if not cfg.model.postprocess:

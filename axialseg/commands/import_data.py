@@ -82,7 +82,7 @@ def _source(cfg: DictConfig) -> "Source":
         if path is not None and not path.exists():
             raise UserError(f"{path} does not exist; give what is to be imported as from=<path>.")
     if images is not None and not images.is_dir():
-        raise UserError(f"images={images} is no folder; give the folder of the photographs.")
+        raise UserError(f"images={images} is not a folder; give the folder of the photographs.")
     if place.is_file():
         return CocoInstances([(place, None)], images, things, rest)
     tables = sorted(place.rglob("*.json"))
@@ -121,7 +121,7 @@ def _label_images(
             f"label images of {place} need the folder of their photographs; give images=<folder>."
         )
     if instances is not None and not instances.is_dir():
-        raise UserError(f"instances={instances} is no folder; give that of the instance images.")
+        raise UserError(f"instances={instances} is not a folder; give that of the instance images.")
     if listed is None:
         raise UserError(
             "label images need a list of their classes; give classes=<file> (JSON, CSV or TXT), or "

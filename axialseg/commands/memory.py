@@ -92,7 +92,9 @@ def _check(cfg: DictConfig) -> None:
     for key, options in (("format", FORMATS), ("precision", PRECISIONS)):
         check_choice(key, cfg[key], options)
     if not 0 <= cfg.reserve < 1:
-        raise UserError(f"reserve={cfg.reserve} is no share of the memory; give 0 <= reserve < 1")
+        raise UserError(
+            f"reserve={cfg.reserve} is not a share of the memory; give 0 <= reserve < 1"
+        )
     for key in ("batch", "masks"):
         if cfg[key] is not None and cfg[key] < 1:
             raise UserError(f"{key}={cfg[key]}, but it must be 1 or more")
@@ -102,7 +104,7 @@ def _bytes(text: str) -> int:
     """`80GiB` in bytes."""
     match = re.fullmatch(rf"(\d+(?:\.\d+)?)\s*({'|'.join(UNITS)})", text)
     if match is None or not float(match[1]):
-        raise UserError(f"gpu={text} is no size of memory; write it as gpu=80GiB or gpu=24GB")
+        raise UserError(f"gpu={text} is not a size of memory; write it as gpu=80GiB or gpu=24GB")
     return int(float(match[1]) * UNITS[match[2]])
 
 

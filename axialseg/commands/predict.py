@@ -81,7 +81,7 @@ def _check(cfg: DictConfig) -> None:
     if cfg.batch < 1:
         raise UserError(f"batch={cfg.batch} must be at least 1")
     if cfg.tile is not None and len(cfg.tile) != 2:
-        raise UserError(f"tile={list(cfg.tile)} is no size; give tile=[height,width]")
+        raise UserError(f"tile={list(cfg.tile)} is not a size; give tile=[height,width]")
 
 
 def _options(cfg: DictConfig) -> "Options":

@@ -64,7 +64,7 @@ def saved_config(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{file} is damaged ({type(error).__name__}); copy it again") from None
     if not isinstance(content, dict) or not content:
-        raise UserError(f"{file} is no saved config; copy it again")
+        raise UserError(f"{file} is not a saved config; copy it again")
     return content
 
 

@@ -196,4 +196,4 @@ def _check_type(value: Any, annotation: str, path: str) -> None:
         return
     # A bool is an int to Python.
     if not isinstance(value, SIMPLE_TYPES[kind]) or isinstance(value, bool) != (kind == "bool"):
-        raise UserError(f"{path}={value} is no {kind}")
+        raise UserError(f"{path}={value} is not of the type {kind}")

@@ -37,7 +37,7 @@ def sentence_for(error: Exception, folder: Path, overrides: list[str]) -> str:
     if isinstance(error, OverrideParseException):
         return _unreadable(str(error.override), error.message)
     if isinstance(error, yaml.MarkedYAMLError):
-        return f"{error.problem_mark} is no valid YAML: {error.problem}"
+        return f"{error.problem_mark} is not valid YAML: {error.problem}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return prefix + _missing_file(error, folder, overrides)
     several = re.match(r"Ambiguous value for argument '(.*)' 1\. To use it as a list", text)
@@ -56,7 +56,7 @@ def sentence_for(error: Exception, folder: Path, overrides: list[str]) -> str:
         if hint is None and group in _groups(folder):
             return f"{prefix}{key} cannot be chosen: nothing in this config uses {group}"
         hint = f"did you mean {hint}" if hint else nearest(key, _groups(folder))
-        return f"{prefix}{key} is no group here; {hint}"
+        return f"{prefix}{key} is not a group here; {hint}"
     doubled = re.search(r"Multiple values for ([^ ]+)\. ", text)
     if doubled:
         return f"{doubled[1]} is chosen already; write {doubled[1]}=<choice> without a +"
@@ -74,7 +74,7 @@ def _unreadable(override: str, message: str) -> str:
     """For an override that Hydra's grammar does not know."""
     typed = quoted(override)
     if typed is None:
-        return f"{override!r} is no key=value: {message.splitlines()[0]}"
+        return f"{override!r} is not of the form key=value: {message.splitlines()[0]}"
     return f"{override} has characters that need quotes; type {typed}"
 
 

@@ -144,7 +144,7 @@ def _split(target: str) -> tuple[str, list[str]]:
         if names[0][:1].islower() and len(names) > 1:
             raise UnknownTarget(f"there is no module {'.'.join(parts[: count + 1])!r}")
         return module, names
-    raise UnknownTarget(f"{target!r} is no dotted name of a class or function")
+    raise UnknownTarget(f"{target!r} is not a dotted name of a class or function")
 
 
 @cache

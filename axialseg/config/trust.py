@@ -102,7 +102,7 @@ def refuse_strangers(
             if key == "_target_" or is_path:
                 _refuse_name(_referred(saved, value), is_path, trusted, source, here)
         elif key == "_target_":
-            raise UserError(f"{source}: {here} is refused, because it is no name")
+            raise UserError(f"{source}: {here} is refused, because it is not a name")
         elif isinstance(value, dict | list):
             refuse_strangers(saved, trusted, source, value, here)
 

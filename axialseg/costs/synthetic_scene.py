@@ -62,7 +62,7 @@ def perfect_outputs(like: Any, targets: Mapping[str, Tensor], categories: Catego
         return _perfect_centers(like, targets)
     if isinstance(like, MaskHeads | KMaxHeads):
         return _perfect_masks(like, targets, categories)
-    raise TypeError(f"{type(like).__name__} is no output of a panoptic network")
+    raise TypeError(f"{type(like).__name__} is not an output of a panoptic network")
 
 
 def _perfect_centers(like: PanopticHeads, targets: Mapping[str, Tensor]) -> PanopticHeads:

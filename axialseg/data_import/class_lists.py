@@ -96,10 +96,14 @@ def _json_rows(path: Path) -> list[dict[str, Any]]:
         else:
             content = [{"id": value, "name": name} for value, name in content.items()]
     if not isinstance(content, list):
-        raise UserError(f"{path} is no list of classes; give names, or objects with id and name.")
+        raise UserError(
+            f"{path} is not a list of classes; give names, or objects with id and name."
+        )
     rows = [{"name": row} if isinstance(row, str) else row for row in content]
     if not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path} is no list of classes; give names, or objects with id and name.")
+        raise UserError(
+            f"{path} is not a list of classes; give names, or objects with id and name."
+        )
     return rows
 
 

@@ -151,7 +151,7 @@ def _content(path: Path) -> dict[str, Any]:
     is_right = isinstance(content, dict) and all(isinstance(content.get(p), list) for p in parts)
     if not is_right or not all(isinstance(row, dict) for row in content["images"]):
         raise UserError(
-            f"{path} is no COCO instance file; give a JSON file with images, annotations and "
+            f"{path} is not a COCO instance file; give a JSON file with images, annotations and "
             "categories."
         )
     if any(isinstance(r, dict) and "segments_info" in r for r in content["annotations"][:1]):
@@ -168,7 +168,7 @@ def _named_categories(path: Path, content: dict[str, Any]) -> list[tuple[int, st
     for number, row in enumerate(content["categories"], start=1):
         place = f"category {number}"
         if not isinstance(row, dict):
-            raise UserError(f"{path}: {place} is no object; export it anew.")
+            raise UserError(f"{path}: {place} is not an object; export it anew.")
         official_id = values.whole(row.get("id"), "id", place)
         rows.append((official_id, values.text(row.get("name"), "name", place)))
     return rows

@@ -28,7 +28,7 @@ from axialseg.formats.whole_file import read_file
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.panoptic_map import PanopticSegments
 
-UNKNOWN = "pixels of a value that is no class, made void"
+UNKNOWN = "pixels of a value that is not a class, made void"
 NO_PHOTOGRAPH = "label images without a photograph, left out"
 NO_LABELS = "photographs without a label image, left out"
 NO_INSTANCES = "label images without an instance image, left out"

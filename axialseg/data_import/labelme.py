@@ -72,7 +72,7 @@ class LabelmeFolder:
         for path in sorted(folder.rglob("*.json")):
             content = read_json(path)
             if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
-                raise UserError(f"{path} is no file of labelme (it has no shapes); remove it.")
+                raise UserError(f"{path} is not a file of labelme (it has no shapes); remove it.")
             shapes = [_shape(row, n, path) for n, row in enumerate(content["shapes"], start=1)]
             labels |= {shape["label"] for shape in shapes}
             if not shapes and rest is None:
@@ -191,7 +191,7 @@ def _shape(row: Any, number: int, path: Path) -> dict[str, Any]:
     values = StrictValues(path)
     place = f"shape {number}"
     if not isinstance(row, dict):
-        raise UserError(f"{path}: {place} is no object; write the file anew with labelme.")
+        raise UserError(f"{path}: {place} is not an object; write the file anew with labelme.")
     label = values.text(row.get("label"), "label", place)
     points = row.get("points") or []
     try:

@@ -41,7 +41,7 @@ class Augmentation:
         for number, transform in enumerate(transforms):
             if not isinstance(transform, kinds):
                 raise UserError(
-                    f"{KEY}.{number} is no transform of albumentations but a "
+                    f"{KEY}.{number} is not a transform of albumentations but a "
                     f"{type(transform).__name__}; give a _target_ such as "
                     "albumentations.HorizontalFlip."
                 )

@@ -53,7 +53,7 @@ class ImageFolder:
         strange = [name for name in names if not is_writable(name)]
         if strange:
             raise UserError(
-                f"{root} holds the file {strange[0]!r}, whose name is no text; give it another."
+                f"{root} holds the file {strange[0]!r}, whose name is not a text; rename it."
             )
         self.names: NDArray[np.str_] = np.array(names, np.str_)
         stems = Counter(name.rpartition(".")[0] for name in names)

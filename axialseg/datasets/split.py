@@ -65,7 +65,7 @@ def split(dataset: PanopticDataset, val_share: float, seed: int) -> tuple[Part, 
     """
     count = len(dataset)
     if not 0 < val_share < 1:
-        raise UserError(f"data.val_share={val_share} is no share of the images, as 0.1 is")
+        raise UserError(f"data.val_share={val_share} is not a share of the images; write it as 0.1")
     if count < 2:
         raise UserError("data.val_share needs two images at least; there are not so many")
     chosen = min(max(round(count * val_share), 1), count - 1)

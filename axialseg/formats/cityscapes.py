@@ -38,7 +38,7 @@ def read_instance_ids(path: Path) -> NDArray[np.int32]:
     ):
         if image.mode not in ("I;16", "I;16B", "I"):
             raise UserError(
-                f"{path} is no instance id PNG (its pixels are {image.mode}, not 16-bit grey); "
+                f"{path} is not an instance id PNG (its pixels are {image.mode}, not 16-bit grey); "
                 "unpack the *_instanceIds.png files as they are published."
             )
         return np.asarray(image).astype(np.int32)
@@ -84,8 +84,8 @@ def segments_from_instance_ids(ids: NDArray[np.int32], path: Path) -> PanopticSe
     if unknown.size:
         y, x = divmod(int(starts[first[unknown[0]]]), ids.shape[1])
         raise UserError(
-            f"{path} has the id {values[unknown[0]]} at row {y}, column {x}, which is no label of "
-            "Cityscapes; unpack the *_instanceIds.png files as they are published."
+            f"{path} has the id {values[unknown[0]]} at row {y}, column {x}, which is not a label "
+            "of Cityscapes; unpack the *_instanceIds.png files as they are published."
         )
     is_scored = class_ids != CITYSCAPES.ignore_class
     numbers = np.where(is_scored, np.cumsum(is_scored), 0).astype(np.int32)

@@ -49,8 +49,8 @@ def read_id_png(path: Path, listed: NDArray[np.integer] | None = None) -> NDArra
             ids = _ids_from_values(image, listed)
             if ids is None:
                 raise UserError(
-                    f"{path} is no panoptic id PNG (its pixels are {image.mode}, not RGB, and hold "
-                    "other ids than are listed); give the folder of the panoptic PNGs."
+                    f"{path} is not a panoptic id PNG (its pixels are {image.mode}, not RGB, and "
+                    "hold other ids than are listed); give the folder of the panoptic PNGs."
                 )
             return ids
 

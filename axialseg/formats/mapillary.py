@@ -100,6 +100,6 @@ def _color(value: list[int]) -> tuple[int, int, int]:
 
 def _no_config(path: Path, reason: str) -> UserError:
     return UserError(
-        f"{path} is no Mapillary Vistas class list ({reason}); unpack the config_v*.json of the "
+        f"{path} is not a Mapillary Vistas class list ({reason}); unpack the config_v*.json of the "
         "download there."
     )

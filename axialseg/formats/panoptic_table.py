@@ -90,7 +90,7 @@ def parse_panoptic_table(path: Path, content: Any) -> PanopticTable:
 def not_panoptic(path: Path, reason: str) -> UserError:
     """The message for a file of another kind."""
     return UserError(
-        f"{path} is no COCO panoptic annotation file ({reason}); "
+        f"{path} is not a COCO panoptic annotation file ({reason}); "
         "give a panoptic_*.json with images, annotations, segments_info and categories."
     )
 
@@ -125,7 +125,7 @@ class _Segments:
     def _store(self, rows: Any, image: str) -> range:
         """Appends the segments of one image; gives their places in the arrays."""
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise _NotPanoptic(f"segments_info of {image} is no list of objects")
+            raise _NotPanoptic(f"segments_info of {image} is not a list of objects")
         first = len(self.ids)
         ids, categories = [row["id"] for row in rows], [row["category_id"] for row in rows]
         self.ids.extend(self._whole("i", ids, "id", image))
@@ -184,7 +184,7 @@ def _table(path: Path, content: Any, segments: _Segments) -> PanopticTable:
         images, annotations = content["images"], content["annotations"]
         for name, rows in (("images", images), ("annotations", annotations)):
             if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-                raise TypeError(f"{name} is no list of objects")
+                raise TypeError(f"{name} is not a list of objects")
         listed_ids, annotated_ids = _image_ids(
             values, [row["id"] for row in images], [row["image_id"] for row in annotations]
         )

@@ -115,7 +115,7 @@ def find_layers(layers: Iterable[str], wanted: str) -> list[str]:
         raise UserError("this model has no axial attention; choose one that has")
     blocks = list(dict.fromkeys(name.rpartition(".")[0] for name in found or layers))
     listed = ", ".join(blocks[:SHOWN_LAYERS]) + (", ..." if len(blocks) > SHOWN_LAYERS else "")
-    what = "stands for several layers" if found else "is no layer of this model"
+    what = "stands for several layers" if found else "is not a layer of this model"
     raise UserError(
         f"layer={wanted} {what}; name one of {listed}, or .height_axis or .width_axis below it"
     )

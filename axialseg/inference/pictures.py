@@ -53,7 +53,7 @@ def as_picture(image: PictureLike | Picture) -> Picture:
         is_right = image.ndim == 3 and image.shape[2] == 3
         return Picture(_pixels(wide, is_right, "[H, W, 3] or [H, W]").numpy())
     raise TypeError(
-        f"{type(image).__name__} is no image; give a path, a picture of Pillow, an array "
+        f"{type(image).__name__} is not an image; give a path, a picture of Pillow, an array "
         "[H, W, 3] or a tensor [3, H, W]"
     )
 

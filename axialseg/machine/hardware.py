@@ -171,4 +171,6 @@ def _devices(wanted: object, visible: int, batch_size: int | None) -> int | list
         return wanted
     if isinstance(wanted, ListConfig) and wanted and all(isinstance(i, int) for i in wanted):
         return list(wanted)
-    raise UserError(f"trainer.devices={wanted} is no count, no list of indices and not auto")
+    raise UserError(
+        f"trainer.devices={wanted} is not a number of devices, a list of indices or auto"
+    )

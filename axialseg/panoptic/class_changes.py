@@ -170,4 +170,4 @@ def _check_names(wanted: Iterable[str], known: Iterable[str], key: str) -> None:
         if name not in known:
             near = get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known[:20])}"
-            raise UserError(f"data.classes.{key} names {name}, which is no class; {hint}")
+            raise UserError(f"data.classes.{key} names {name}, which is not a class; {hint}")

@@ -138,7 +138,7 @@ class TestReport:
         )
 
     def test_backbone_only(self, reference: dict[str, Tensor]) -> None:
-        net = tiny_net("model.net.semantic_decoder.channels=32")  # which is no obstacle then
+        net = tiny_net("model.net.semantic_decoder.channels=32")  # which is not an obstacle then
         before = state(net)
         report = load_initial_weights(net, PREFIX, backbone_only=True)
         heads = {n: v for n, v in before.items() if not n.startswith("backbone.")}

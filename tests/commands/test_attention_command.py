@@ -67,9 +67,9 @@ def test_checkpoint_that_was_moved_needs_its_model(
     [
         ("query=[40,0]", "query=[40,0] lies outside the image, which has 40 rows and 60 columns"),
         ("query=[0,-1]", "query=[0,-1] lies outside"),
-        ("query=[1]", "query=[1] is no pixel; give query=[y,x]"),
+        ("query=[1]", "query=[1] is not a pixel; give query=[y,x]"),
         ("query=[1,b]", "query[1]: Value 'b' of type 'str' could not be converted to Integer"),
-        ("layer=stage9", "layer=stage9 is no layer of this model; name one of backbone.stages."),
+        ("layer=stage9", "layer=stage9 is not a layer of this model; name one of backbone.stages."),
         ("layer=stage5", "stands for several layers; name one of backbone.stages.stage5.0.branch"),
         ("image=/none.png", "image=/none.png does not exist"),
         ("output=drawn.jpg", "output=drawn.jpg must end with .png"),

@@ -267,7 +267,7 @@ def test_pictures_that_cannot_be_meant(run_folder: Path, tmp_path: Path, refusal
     picture = tmp_path / "a/b.png"
     Image.new("RGB", (40, 40)).save(picture)
     run = f"run={run_folder}"
-    assert "is no folder; give one" in refusal(evaluate.main, [run, f"images={picture}"])
+    assert "is not a folder; give one" in refusal(evaluate.main, [run, f"images={picture}"])
     said = refusal(evaluate.main, [run, f"images={tmp_path}", f"output={tmp_path / 'a/out'}"])
     assert "results would be taken for pictures" in said
     said = refusal(evaluate.main, [run, f"images={tmp_path}", "tolerance=0.3"])

@@ -109,7 +109,7 @@ def test_broken_video(trained_run: Path, tmp_path: Path, command: Command) -> No
         ("images=nowhere", "images=nowhere does not exist"),
         ("min_score=2", "min_score=2.0 must be from 0 to 1"),
         ("batch=0", "batch=0 must be at least 1"),
-        ("tile=[3]", "tile=[3] is no size; give tile=[height,width]"),
+        ("tile=[3]", "tile=[3] is not a size; give tile=[height,width]"),
         ("device=gpu", "device=gpu does not exist; there are: auto, cpu, cuda"),
         ("precision=bf17", "precision=bf17 does not exist; there are: 32, bf16"),
         ("ckpt=nowhere", "the checkpoint nowhere does not exist"),

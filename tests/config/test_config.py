@@ -312,7 +312,7 @@ EXPERIMENTS = {
         ("model/attention=leen", "model/attention=leen", "model/attention=lean?"),
         ("model/stem@model.backbone.stem=conv", "stem cannot be chosen", "uses model/stem"),
         ("model=axial_deeplab_s model/stem@model.backbone.stem=nope", "stem=nope", "inception"),
-        ("model/context=aspp", "model/context is no group", "mean model/context@model.net?"),
+        ("model/context=aspp", "model/context is not a group", "mean model/context@model.net?"),
         ("trainer.max_steps={", "trainer.max_steps={", "key=value"),
         ("trainer.max_steps", "trainer.max_steps", "key=value"),
         ("trainer.max_steps=1,2", "trainer.max_steps=1,2", "-m"),

@@ -54,8 +54,8 @@ def test_forms(
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.json", "7", "is no list of classes"),
-        ("a.json", "[7]", "is no list of classes"),
+        ("a.json", "7", "is not a list of classes"),
+        ("a.json", "[7]", "is not a list of classes"),
         ("a.json", "[]", "lists no class"),
         ("a.csv", "id,r\n1,2\n", "class 1 has no name"),
         ("a.txt", "road\nroad\n", "has the name road twice"),

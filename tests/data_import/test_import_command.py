@@ -224,7 +224,7 @@ def test_label_images(run: Callable[..., str], tmp_path: Path, mode: str) -> Non
     assert told["things that are connected components of their class"] == 2
     assert told["label images without a photograph, left out"] == 1
     assert told["photographs without a label image, left out"] == 1
-    assert told["pixels of a value that is no class, made void"] == {"RGB": 2}.get(mode, 1)
+    assert told["pixels of a value that is not a class, made void"] == {"RGB": 2}.get(mode, 1)
 
 
 def test_label_images_alone_are_a_semantic_task(run: Callable[..., str], tmp_path: Path) -> None:
@@ -357,7 +357,7 @@ def test_refusals(tmp_path: Path, refusal: Refusal, arguments: list[str], messag
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"images": 7}, "is no COCO instance file"),
+        ({"images": 7}, "is not a COCO instance file"),
         ({"annotations": [{"segments_info": []}]}, "is in COCO's panoptic format already"),
         ({"annotations": [7]}, "annotation 1 has no image_id"),
         ({"categories": []}, "lists no category"),

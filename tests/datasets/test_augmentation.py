@@ -220,7 +220,9 @@ def test_what_does_not_fit_is_refused_however_rare(node: str, sentence: str) -> 
 
 
 def test_other_objects_are_refused() -> None:
-    with pytest.raises(UserError, match=r"transforms\.0 is no transform of albumentations but a "):
+    with pytest.raises(
+        UserError, match=r"transforms\.0 is not a transform of albumentations but a "
+    ):
         Augmentation(["HorizontalFlip"])
 
 

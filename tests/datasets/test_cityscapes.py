@@ -177,7 +177,7 @@ def check_sentence(root: Path, sentence: str, read: Callable[[], object]) -> Non
         (remove("gtFine/train/aachen"), r"000019_gtFine_instanceIds\.png does not exist; unpack"),
         (truncate(IMAGE), r"000019_leftImg8bit\.png cannot be read .*download it again"),
         (truncate(TRUTH), r"instanceIds\.png cannot be read .*download it again"),
-        (eight_bits, r"instanceIds\.png is no instance id .*are L, not 16-bit grey\); unpack"),
+        (eight_bits, r"instanceIds\.png is not an instance id .*are L, not 16-bit grey\); unpack"),
         (smaller_truth, r"instanceIds\.png is 32 x 16 pixels but its image .*is 64 x 32; both"),
         (unknown_label, r"instanceIds\.png has the id 34002 at row 3, column 5, which.*; unpack"),
     ],

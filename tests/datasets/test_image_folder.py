@@ -75,7 +75,7 @@ def test_folders_in_the_folder_are_searched(tmp_path: Path) -> None:
 def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
     write(tmp_path)
     Image.new("RGB", (3, 2)).save(os.fsencode(tmp_path) + b"/\xff.jpg")
-    with pytest.raises(UserError, match=r"holds the file '\\udcff.jpg', whose name is no text"):
+    with pytest.raises(UserError, match=r"holds the file '\\udcff.jpg', whose name is not a text"):
         ImageFolder(tmp_path, COCO)
 
 

@@ -141,11 +141,11 @@ def unknown_category(content: Any) -> None:
         (partial(truncate, TABLE), r"panoptic_2020\.json is not valid JSON .*again"),
         (
             partial(change, "config_v2.0.json", lambda c: c.pop("labels")),
-            r"config_v2\.0\.json is no Mapillary Vistas class list \(KeyError: 'labels'\); unpack",
+            r"config_v2\.0\.json is not a Mapillary .* class list \(KeyError: 'labels'\); unpack",
         ),
         (
             partial(change, "config_v2.0.json", lambda c: c["labels"][2].pop("color")),
-            r"config_v2\.0\.json is no Mapillary .*'color'\); unpack",
+            r"config_v2\.0\.json is not a Mapillary .*'color'\); unpack",
         ),
         (partial(remove, f"training/images/{KEY}.jpg"), rf"{KEY}\.jpg does not exist; unpack"),
         (partial(truncate, f"training/images/{KEY}.jpg"), rf"{KEY}\.jpg cannot be read .*again"),
@@ -153,7 +153,10 @@ def unknown_category(content: Any) -> None:
         (partial(truncate, f"{FOLDER}/{KEY}.png"), rf"{KEY}\.png cannot be read .*again"),
         (smaller_png, rf"{KEY}\.png is 7 x 8 pixels but its image .*is 40 x 24; both must"),
         (unlisted_id, rf"{KEY}\.png has the id 197121 at row 0.*does not list.*; take"),
-        (palette_png, rf"{KEY}\.png is no panoptic id PNG \(its pixels are P, not RGB, .*; give"),
+        (
+            palette_png,
+            rf"{KEY}\.png is not a panoptic id PNG \(its pixels are P, not RGB, .*; give",
+        ),
         (
             other_version,
             r"panoptic_2020\.json: category 4 is named Car.*not label 4 of .*v2\.0\.json; take",

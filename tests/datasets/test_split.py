@@ -42,5 +42,5 @@ def test_small_sets_keep_one_image_on_each_side(whole: CocoPanoptic) -> None:
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 10])
 def test_what_is_no_share_is_refused(whole: CocoPanoptic, share: float) -> None:
-    with pytest.raises(UserError, match="is no share of the images"):
+    with pytest.raises(UserError, match="is not a share of the images"):
         split(whole, share, 0)

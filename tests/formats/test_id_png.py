@@ -73,7 +73,9 @@ def test_a_palette_may_hold_the_colours_of_large_ids(tmp_path: Path) -> None:
 
 def test_grey_file_of_other_ids_is_refused(tmp_path: Path) -> None:
     Image.fromarray(np.full((2, 2), 9, np.uint8)).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"a\.png is no panoptic id PNG .*are L, not RGB, and hold"):
+    with pytest.raises(
+        UserError, match=r"a\.png is not a panoptic id PNG .*are L, not RGB, and hold"
+    ):
         read_id_png(tmp_path / "a.png", np.array([1, 2]))
 
 

@@ -83,9 +83,9 @@ def test_encodings(tmp_path: Path, encoding: str) -> None:
     [
         (
             lambda c: c["annotations"][0].update(segments_info=[0, 1]),
-            "segments_info of a.png is no list of obj",
+            "segments_info of a.png is not a list of obj",
         ),
-        (lambda c: c["annotations"][0].update(segments_info=None), "is no list of objects"),
+        (lambda c: c["annotations"][0].update(segments_info=None), "is not a list of objects"),
         (lambda c: c["annotations"][0]["segments_info"][0].pop("id"), "'id' is missing"),
         (lambda c: c["annotations"][0].pop("file_name"), "'file_name' is missing"),
         (
@@ -93,7 +93,7 @@ def test_encodings(tmp_path: Path, encoding: str) -> None:
             "'segments_info' is",
         ),
         (lambda c: c["images"][0].pop("file_name"), "'file_name' is missing"),
-        (lambda c: c.update(images={"id": 1}), "images is no list"),
+        (lambda c: c.update(images={"id": 1}), "images is not a list"),
         (lambda c: c.update(categories=["cat"]), "categories are no objects"),
     ],
 )

@@ -47,7 +47,7 @@ def test_photographs_are_upright(turn: int, tmp_path: Path) -> None:
         (torch.zeros(1, 3, 5, 7, dtype=torch.uint8), ValueError, r"must be \[3, H, W\]"),
         (torch.zeros(5, 7, 3, dtype=torch.uint8), ValueError, r"must be \[3, H, W\]"),
         (np.zeros((0, 7, 3), np.uint8), ValueError, "must be"),
-        (3, TypeError, "int is no image"),
+        (3, TypeError, "int is not an image"),
         ("nowhere.png", UserError, "nowhere.png does not exist"),
     ],
 )

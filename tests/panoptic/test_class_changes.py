@@ -105,14 +105,20 @@ def test_merged_things_and_stuff_need_to_be_told() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"drop": ["cra"]}, "data.classes.drop names cra, which is no class; did you mean car?"),
+        ({"drop": ["cra"]}, "data.classes.drop names cra, which is not a class; did you mean car?"),
         (
             {"drop": ["zzz"]},
-            "drop names zzz, which is no class; there are car, truck, road, pavement, sky",
+            "drop names zzz, which is not a class; there are car, truck, road, pavement, sky",
         ),
-        ({"merge": {"a": ["trcuk"]}}, "merge.a names trcuk, which is no class; did you mean truck"),
-        ({"things": ["lorry"]}, "data.classes.things names lorry, which is no class"),
-        ({"drop": ["car"], "things": ["car"]}, "data.classes.things names car, which is no class"),
+        (
+            {"merge": {"a": ["trcuk"]}},
+            "merge.a names trcuk, which is not a class; did you mean truck",
+        ),
+        ({"things": ["lorry"]}, "data.classes.things names lorry, which is not a class"),
+        (
+            {"drop": ["car"], "things": ["car"]},
+            "data.classes.things names car, which is not a class",
+        ),
         ({"drop": ["car"], "merge": {"a": ["car"]}}, "names car, which is dropped or merged alr"),
         ({"merge": {"a": ["car"], "b": ["car"]}}, "names car, which is dropped or merged already"),
         ({"merge": {"sky": ["car", "truck"]}}, "merge.sky has the name of another class"),
