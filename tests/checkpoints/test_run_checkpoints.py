@@ -120,14 +120,14 @@ def test_cut_anywhere(run: Path) -> None:
     whole = file.read_bytes()
     for size in [*range(0, len(whole), 997), len(whole) - 1]:
         file.write_bytes(whole[:size])
-        with pytest.raises(UserError, match="no whole checkpoint"):
+        with pytest.raises(UserError, match="not a whole checkpoint"):
             check_whole(file)
 
 
 def test_a_compressed_file_may_be_a_bomb(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(10_000_000))
-    with pytest.raises(UserError, match="no whole checkpoint"):
+    with pytest.raises(UserError, match="not a whole checkpoint"):
         check_whole(tmp_path / "x.ckpt")
 
 

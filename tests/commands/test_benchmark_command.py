@@ -97,7 +97,7 @@ def test_usage(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["size=[65,65]"], "model"),
         (["model=axial_deeplap_tiny"], "did you mean model=axial_deeplab_tiny?"),
-        ([*TINY, "size=65"], "size=65 is no [height,width] in pixels"),
+        ([*TINY, "size=65"], "size=65 is not a size in pixels"),
         ([*TINY, "format=jsn"], "format=jsn does not exist; there are: table, json"),
         ([*TINY, "device=gpu"], "device=gpu does not exist; there are: auto, cpu, cuda"),
         ([*TINY, "device=cuda"], "no GPU is visible; use device=cpu"),

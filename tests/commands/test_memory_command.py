@@ -167,13 +167,13 @@ def test_fake_step_of_a_classifier_is_the_real_one() -> None:
     [
         (["model=axial_resnet_50_s"], "classifies whole images, but the data are panoptic"),
         (["crop=[65,65]"], "model"),
-        (["model=axial_deeplab_s", "crop=65"], "crop=65 is no [height,width] in pixels"),
+        (["model=axial_deeplab_s", "crop=65"], "crop=65 is not a size in pixels"),
         (
             ["model=axial_deeplab_s", "gpu=80"],
             "gpu=80 is not a size of memory; write it as gpu=80GiB",
         ),
         (["model=axial_deeplab_s", "gpu=0GiB"], "gpu=0GiB is not a size of memory"),
-        (["model=axial_deeplab_s", "precision=bf16"], "there are: 16-mixed, 32-true, bf16-mixed"),
+        (["model=axial_deeplab_s", "precision=bf16"], "there are: bf16-mixed, 16-mixed, 32-true"),
         (["model=axial_deeplab_s", "reserve=1"], "reserve=1"),
         (["model=axial_deeplab_s", "batch=0"], "batch=0, but it must be 1 or more"),
         (["model=axial_deeplab_s", "format=jsn"], "there are: table, json"),

@@ -327,5 +327,5 @@ def test_finds_where_to_resume(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="resume=nowhere"):
         checkpoint_to_resume("nowhere", tmp_path)
     last.write_bytes(last.read_bytes()[:-100])
-    with pytest.raises(UserError, match="no whole checkpoint"):
+    with pytest.raises(UserError, match="not a whole checkpoint"):
         checkpoint_to_resume(str(last), tmp_path)

@@ -73,7 +73,7 @@ def test_tells_keyword_arguments(package: str) -> None:
         ("shop.goods.fruit.Aple", "shop.goods.fruit has no 'Aple'"),
         ("shop.good.fruit.Apple", "there is no module 'shop.good'"),
         ("nothing_of_this_name.Apple", "there is no module 'nothing_of_this_name'"),
-        ("Apple", "no dotted name"),
+        ("Apple", "not a dotted name"),
     ],
 )
 def test_says_what_does_not_exist(package: str, target: str, sentence: str) -> None:

@@ -65,5 +65,5 @@ def test_perfect_heads_are_scored_as_perfect(model: str, categories: Categories)
 
 
 def test_other_networks_are_refused() -> None:
-    with pytest.raises(TypeError, match="no output of a panoptic network"):
+    with pytest.raises(TypeError, match="not an output of a panoptic network"):
         perfect_outputs(torch.zeros(1), {}, CITYSCAPES)

@@ -139,7 +139,9 @@ def test_missing_top_level_key(tmp_path: Path, key: str) -> None:
     content = write_folder(tmp_path)
     del content[key]
     save(tmp_path, content)
-    with pytest.raises(UserError, match=rf"no COCO panoptic annotation file \('{key}' is missing"):
+    with pytest.raises(
+        UserError, match=rf"not a COCO panoptic annotation file \('{key}' is missing"
+    ):
         read_annotations(tmp_path / "panoptic.json")
 
 

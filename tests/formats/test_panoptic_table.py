@@ -100,7 +100,9 @@ def test_encodings(tmp_path: Path, encoding: str) -> None:
 def test_refusals(tmp_path: Path, change: Any, reason: str) -> None:
     content = json.loads(json.dumps(CONTENT))
     change(content)
-    with pytest.raises(UserError, match=f"no COCO panoptic annotation file .*{reason}.*; give a"):
+    with pytest.raises(
+        UserError, match=f"not a COCO panoptic annotation file .*{reason}.*; give a"
+    ):
         read(tmp_path, content)
 
 
