@@ -111,11 +111,12 @@ def listed(names: Iterable[str]) -> str:
 def _is_last_layer(part: str, own: Mapping[str, Shape], wrong: Mapping[str, Shape | None]) -> bool:
     """Whether all that differs is the number of channels of one layer with nothing behind it.
 
-    Behind any other layer comes at least a batch norm, which would differ with it.
+    Behind any other layer comes at least a batch norm, which would differ with it. Equal blocks may
+    each have such a layer: kMaX-DeepLab's k-means layers tell classes too.
     """
     layers = {name.rpartition(".")[0] for name in wrong}
     return (
-        len(layers) == 1
+        len({layer.rpartition(".")[2] for layer in layers}) == 1
         and not part.startswith(BACKBONE)
         and all(shape is not None and shape[1:] == own[n][1:] for n, shape in wrong.items())
         and not any(n.rpartition(".")[0] in layers and n not in wrong for n in own)
