@@ -1,17 +1,20 @@
 """From MaX-DeepLab's heads to a panoptic map: each pixel to its slot, or masks pasted in order.
 
 Source: Wang et al. 2021, "MaX-DeepLab" (arXiv 2012.00759), sec. 3.1 (pixel-wise); deeplab2
-``model/post_processor/max_deeplab.py``. Mask logits are upsampled in bands of rows, where the slots
-of a pixel are neighbours in memory. So a band stays in a core's cache, and the memory is that of a
-few maps of the image's size for any number of slots (mask-wise also one byte per pixel and mask).
+``model/post_processor/max_deeplab.py``. Mask logits are upsampled in tiles, where the slots of a
+pixel are neighbours in memory. So a tile stays in a core's cache, and the memory is that of a few
+maps of the image's size for any number of slots (mask-wise also one byte per pixel and mask).
 
 Shapes: N slots, K classes without "no object", H and W of the image, h and w of the logits, D slots
 that are confident.
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import copy
+from functools import cached_property
+from itertools import product
 from typing import NamedTuple, Self
 
 import torch
@@ -25,6 +28,9 @@ from axialseg.postprocess.restore import restore_labels
 # Upsampled mask logits held at a time.
 _LOGITS_ON_CPU = 1 << 18  # about what stays in a core's cache
 _LOGITS_ON_GPU = 1 << 25  # enough to keep it busy
+_BLOCK = 2  # points on each side, for which the slots that may be the best are found at once
+
+Tile = tuple["Part", "Part"]  # rows and columns
 
 
 class MaskResult(NamedTuple):
@@ -151,15 +157,23 @@ class PixelWisePostProcess(SlotPostProcess):
     ) -> MaskResult:
         """One image; mask_logits ``[N, h, w]``, class_logits ``[N, K + 1]``, size (H, W)."""
         slots = slot_classes(class_logits)
-        detected = (slots.confidence >= self.class_threshold).nonzero().squeeze(1)
-        bands = [self._band(band, detected) for band in upsampled_bands(mask_logits, size)]
-        slot, best, score, confident = (torch.cat(parts) for parts in zip(*bands, strict=True))
+        is_detected = slots.confidence >= self.class_threshold
+        detected, others = (kind.nonzero().squeeze(1) for kind in (is_detected, ~is_detected))
+        upsampling = Upsampling(mask_logits, size)
+        slot = torch.empty(size, dtype=torch.long, device=mask_logits.device)
+        best, confident = torch.empty_like(slot), torch.empty_like(slot, dtype=torch.bool)
+        score = mask_logits.new_empty(size)
+        for tile in upsampling.tiles(len(detected) + 1):
+            results = self._tile(upsampling, tile, detected, others)
+            place = pixels_of(tile)
+            for whole, part in zip((slot, best, score, confident), results, strict=True):
+                whole[place] = part
         panoptic, removed = self.merge(slot, confident, slots.class_index)
         unsure = slots.is_object & (slots.confidence < self.class_threshold)
         removed = {"class_threshold": self.merge.by_class(slots.class_index[unsure]), **removed}
         return MaskResult(
             panoptic,
-            self.merge.class_ids.to(slot.device)[slots.class_index[best]].int(),
+            self.merge.class_of(slots.class_index)[best],
             (slot + 1).int(),
             score,
             slots.confidence[slot],
@@ -167,23 +181,35 @@ class PixelWisePostProcess(SlotPostProcess):
             len(slots.confidence),
         )
 
-    def _band(self, logits: Tensor, detected: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of a band ``[rows, W, N]``: slot, slot of all, score, and whether it is confident.
+    def _tile(
+        self, upsampling: "Upsampling", tile: Tile, detected: Tensor, others: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of a tile: slot, slot of all, score, and whether it is confident.
 
         Args:
-            logits: of the masks.
+            upsampling: of the masks.
+            tile: of the image.
             detected: int64 ``[D]``, slots to choose from; if there are none, slot 0 with score 0.
+            others: int64 ``[N - D]``, which matter only where they are better than those.
         """
-        best_logit, best = logits.max(-1)
+        others = others[upsampling.may_be_best(tile)[others]]
         if len(detected) == 0:
-            nothing = torch.zeros_like(best)
-            return nothing, best, torch.zeros_like(best_logit), nothing.bool()
-        among = logits.index_select(-1, detected)
+            best_logit, position = upsampling.tile(tile, others).max(-1)
+            nothing = torch.zeros_like(position)
+            return nothing, others[position], torch.zeros_like(best_logit), nothing.bool()
+        among = upsampling.tile(tile, detected)
         logit, position = among.max(-1)
-        score = 1.0 / (among - logit[..., None]).exp().sum(-1)
+        slot = detected.take(position)
+        score = 1.0 / among.sub_(logit[..., None]).exp_().sum(-1)
+        confident = score > self.pixel_threshold
+        if len(others) == 0:
+            return slot, slot, score, confident
+        other_logit, position = upsampling.tile(tile, others).max(-1)
+        other = others.take(position)
+        is_better = (other_logit > logit) | ((other_logit == logit) & (other < slot))
+        best = torch.where(is_better, other, slot)
         # With equal logits the detected slot is as good as the best one.
-        confident = (score > self.pixel_threshold) & (logit == best_logit)
-        return detected[position], best, score, confident
+        return slot, best, score, confident & (logit >= other_logit)
 
 
 class MaskWisePostProcess(SlotPostProcess):
@@ -238,18 +264,20 @@ class MaskWisePostProcess(SlotPostProcess):
         threshold = torch.where(is_thing, self.thing_threshold, self.stuff_threshold)
         pasted = (ordered.confidence >= threshold).nonzero().squeeze(1)
         least = min(self.thing_threshold, self.stuff_threshold)
-        masks, bests, scores = [], [], []
-        for logits in upsampled_bands(mask_logits, size):
-            probability = logits.softmax(-1)
-            score, best = probability.max(-1)
+        best = torch.empty(size, dtype=torch.long, device=mask_logits.device)
+        masks = torch.empty((len(pasted), *size), dtype=torch.bool, device=mask_logits.device)
+        score = mask_logits.new_empty(size)
+        upsampling = Upsampling(mask_logits, size)
+        for tile in upsampling.tiles(len(mask_logits)):
+            probability = upsampling.tile(tile).softmax(-1)
+            place = pixels_of(tile)
+            score[place], best[place] = probability.max(-1)
             chosen = probability.index_select(-1, order[pasted]) > self.pixel_threshold
-            masks.append(chosen.permute(2, 0, 1).contiguous())
-            bests.append(best)
-            scores.append(score)
+            masks[:, *place] = chosen.permute(2, 0, 1)
 
         slot = torch.zeros(size, dtype=torch.long, device=mask_logits.device)
         free = torch.ones_like(slot, dtype=torch.bool)
-        for position, mask in zip(pasted, torch.cat(masks, dim=1), strict=True):
+        for position, mask in zip(pasted, masks, strict=True):
             visible = mask & free
             # No branch on the device's numbers, so that a GPU need not be waited for.
             visible &= visible.sum() > mask.sum() * self.overlap_threshold
@@ -260,13 +288,12 @@ class MaskWisePostProcess(SlotPostProcess):
         for kind, of_kind in (("thing", is_thing), ("stuff", ~is_thing)):
             classes = ordered.class_index[unsure & of_kind]
             removed[f"{kind}_threshold"] = self.merge.by_class(classes)
-        best = torch.cat(bests)
         return MaskResult(
             panoptic,
-            self.merge.class_ids.to(slot.device)[slots.class_index[best]].int(),
+            self.merge.class_of(slots.class_index)[best],
             (slot + 1).int(),
             # As the authors have it: without a confident slot there is no score at all.
-            torch.cat(scores) * (ordered.confidence >= least).any(),
+            score * (ordered.confidence >= least).any(),
             torch.where(free, 0.0, ordered.confidence[slot]),
             removed,
             len(slots.confidence),
@@ -324,7 +351,10 @@ class SlotMerge:
             have removed, as in `MaskResult`.
         """
         # All sums go over slots, of which there are few, not over pixels.
-        area = torch.bincount(slot[confident], minlength=len(class_index))
+        count = len(class_index)
+        area = torch.bincount(torch.where(confident, slot, count).flatten(), minlength=count)[
+            :count
+        ]
         by_class = torch.bincount(class_index, weights=area.double(), minlength=len(self.class_ids))
         is_thing = class_index < self.things
         stays = torch.where(
@@ -341,7 +371,12 @@ class SlotMerge:
             "thing_area_limit": self.by_class(class_index[is_thing & ~stays & (area > 0)]),
             "stuff_area_limit": self.by_class(small_stuff.nonzero().squeeze(1)),
         }
-        return torch.where(confident & stays[slot], value[slot], void).int(), removed
+        value = torch.where(stays, value, void).int()
+        return torch.where(confident, value[slot], void), removed
+
+    def class_of(self, class_index: Tensor) -> Tensor:
+        """Class ids, int32 ``[N]``, of class indices."""
+        return self.class_ids.to(class_index.device)[class_index].int()
 
     def by_class(self, class_index: Tensor) -> Tensor:
         """How many segments of each class there are; int64 ``[n]`` -> ``[C]`` by class id."""
@@ -356,32 +391,109 @@ def slot_classes(class_logits: Tensor) -> Slots:
     return Slots(class_index, confidence, confidence > probability[:, -1])
 
 
-def upsampled_bands(logits: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
-    """`logits` ``[N, h, w]`` resized with aligned corners, in bands ``[rows, W, N]``."""
-    height, width = size
-    count, h, w = logits.shape
-    x = logits.permute(1, 2, 0).contiguous()
-    columns = _interpolation(w, width, logits)
-    rows = _interpolation(h, height, logits)
-    held = _LOGITS_ON_CPU if logits.device.type == "cpu" else _LOGITS_ON_GPU
-    step = max(held // (count * width), 1)
-    for start in range(0, height, step):
-        band = _interpolated(x, 0, *(part[start : start + step] for part in rows))
-        yield _interpolated(band, 1, *columns)
+class Part(NamedTuple):
+    """Some rows or columns of an image, and the points of the logits between which they lie.
+
+    Attributes:
+        pixels: of the image.
+        points: of the logits.
+        lower: int64 ``[n]``, which of those points is before each pixel.
+        upper: likewise, the one after it.
+        share: ``[n]``, of the one after it.
+    """
+
+    pixels: slice
+    points: slice
+    lower: Tensor
+    upper: Tensor
+    share: Tensor
+
+    @staticmethod
+    def all_of(source: int, target: int, length: int, like: Tensor) -> "list[Part]":
+        """`target` pixels with the first and the last one on those of `source` points."""
+        step = (source - 1) / max(target - 1, 1)
+        position = torch.arange(target, dtype=like.dtype, device=like.device) * step
+        lower = position.long().clamp(max=max(source - 2, 0))
+        parts = []
+        for start in range(0, target, length):
+            pixels = slice(start, min(start + length, target))
+            first, last = int(lower[start]), int(lower[pixels.stop - 1])
+            points = slice(first, min(last + 2, source))
+            local = lower[pixels] - first
+            upper = (local + 1).clamp(max=points.stop - first - 1)
+            parts.append(Part(pixels, points, local, upper, (position - lower)[pixels]))
+        return parts
+
+    def interpolated(self, x: Tensor, dim: int) -> Tensor:
+        """The pixels, from the points `x` along a dimension."""
+        below, above = x.index_select(dim, self.lower), x.index_select(dim, self.upper)
+        shape = [1] * x.ndim
+        shape[dim] = -1
+        return torch.lerp(below, above, self.share.view(shape))
 
 
-def _interpolation(source: int, target: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Lower neighbour, int64, and share of the upper one, of each of `target` positions."""
-    step = (source - 1) / max(target - 1, 1)
-    position = torch.arange(target, dtype=like.dtype, device=like.device) * step
-    lower = position.long().clamp(max=max(source - 2, 0))
-    return lower, position - lower
+def pixels_of(tile: Tile) -> tuple[slice, slice]:
+    """Rows and columns of the image."""
+    rows, columns = tile
+    return rows.pixels, columns.pixels
 
 
-def _interpolated(x: Tensor, dim: int, lower: Tensor, share: Tensor) -> Tensor:
-    """Linear interpolation along a dimension."""
-    upper = (lower + 1).clamp(max=x.shape[dim] - 1)
-    below, above = x.index_select(dim, lower), x.index_select(dim, upper)
-    shape = [1] * x.ndim
-    shape[dim] = -1
-    return torch.lerp(below, above, share.view(shape))
+class Upsampling:
+    """Mask logits at the size of the image, with aligned corners, a tile at a time.
+
+    Args:
+        logits: ``[N, h, w]``.
+        size: (height, width) of the image.
+    """
+
+    def __init__(self, logits: Tensor, size: tuple[int, int]) -> None:
+        count, h, w = logits.shape
+        self.size = size
+        self.logits = logits.flatten(1).t().contiguous().view(h, w, count)
+
+    def tiles(self, slots: int) -> Iterator[Tile]:
+        """Squares that cover the image, so small that the logits of so many slots fit a cache."""
+        held = _LOGITS_ON_CPU if self.logits.device.type == "cpu" else _LOGITS_ON_GPU
+        length = max(math.isqrt(held // slots), 1)
+        rows, columns = (
+            Part.all_of(source, target, length, self.logits)
+            for source, target in zip(self.logits.shape, self.size, strict=False)
+        )
+        return product(rows, columns)
+
+    def tile(self, tile: Tile, slots: Tensor | None = None) -> Tensor:
+        """Logits ``[rows, columns, N]``, or those of some slots, int64 ``[n]``, ``[..., n]``."""
+        rows, columns = tile
+        x = self.logits[rows.points, columns.points]
+        if slots is not None:
+            x = x.index_select(-1, slots)
+        return columns.interpolated(rows.interpolated(x, 0), 1)
+
+    def may_be_best(self, tile: Tile) -> Tensor:
+        """Whether a slot can have the largest logit of all somewhere in a tile; bool ``[N]``."""
+        rows, columns = (
+            slice(part.points.start // _BLOCK, max(part.points.stop - 2, 0) // _BLOCK + 1)
+            for part in tile
+        )
+        return self._candidates[rows, columns].flatten(0, 1).any(0)
+
+    @cached_property
+    def _candidates(self) -> Tensor:
+        """The same for the blocks that the points are divided into; bool ``[rows, columns, N]``.
+
+        Between points a logit is no larger than the largest of its slot around it; and the largest
+        of all slots is no smaller than the smallest around it of any slot.
+        """
+        largest, smallest = _in_blocks(self.logits, torch.amax), _in_blocks(self.logits, torch.amin)
+        rounding = torch.maximum(largest.amax(), -smallest.amin()) * 1e-5
+        # Not: at least the bound. What is no number may be anything.
+        return ~(largest < smallest.amax(-1, keepdim=True) - rounding)
+
+
+def _in_blocks(x: Tensor, function: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """A function of the points ``[h, w, N]`` of each block; its last ones begin the next block."""
+    for _ in range(2):
+        missing = -(len(x) - 1) % _BLOCK if len(x) > 1 else _BLOCK
+        x = torch.cat([x, x[-1:].expand(missing, -1, -1)]) if missing else x
+        x = function(x.unfold(0, _BLOCK + 1, _BLOCK), -1).transpose(0, 1)
+    return x

@@ -19,6 +19,8 @@ from axialseg.postprocess.restore import restore_labels, restore_values
 
 # Distances held at a time while grouping; about what stays in a core's cache.
 _DISTANCES_AT_A_TIME = 1 << 19
+_CELL = 16  # side of the cells, in pixels, for which the possible centres are found first
+_FEW = 6  # centres of a cell, up to which only those are compared
 
 
 class PanopticResult(NamedTuple):
@@ -206,15 +208,71 @@ def group_pixels(centers: Tensor, offset: Tensor, things: Tensor) -> Tensor:
         return instance
     pixels = things.nonzero()
     target = pixels + offset[:, things].T  # [P, 2]
-    y, x = centers.to(target.dtype).T  # each [K]
-    nearest = []
-    for chunk in target.split(max(_DISTANCES_AT_A_TIME // len(centers), 1)):
-        squared = (y - chunk[:, :1]).square() + (x - chunk[:, 1:]).square()
-        # The root makes some unequal squares equal; the original compares roots.
-        nearest.append(squared.sqrt().argmin(1))
-    if nearest:
-        instance[things] = torch.cat(nearest) + 1
+    instance[things] = _nearest(target, centers, (things.shape[0], things.shape[1])) + 1
     return instance
+
+
+def _nearest(target: Tensor, centers: Tensor, size: tuple[int, int]) -> Tensor:
+    """Index of the centre ``[K, 2]`` nearest to each target ``[P, 2]``; int64 ``[P]``.
+
+    Most targets lie in a cell of the image in which only one centre can be the nearest, or a few.
+    Only those are compared; all of them for what points beyond the image or to where many meet.
+    """
+    centers = centers.to(target.dtype)
+    candidates, count = _candidates(centers, size)
+    rows, columns = (-(-side // _CELL) for side in size)
+    place = target.div(_CELL).floor()
+    y, x = place.unbind(1)
+    cell = (y * columns + x).long().clamp_(0, rows * columns - 1)
+    is_inside = (y >= 0) & (y < rows) & (x >= 0) & (x < columns)
+    count = torch.where(is_inside, count[cell], _FEW + 1)
+    nearest = candidates[cell, 0]
+    few = ((count > 1) & (count <= _FEW)).nonzero().squeeze(1)
+    among = candidates[cell[few]]  # [F, few]
+    choice = _distances(target[few], centers[among]).argmin(1, keepdim=True)
+    nearest[few] = among.gather(1, choice).squeeze(1)
+    many = (count > _FEW).nonzero().squeeze(1)
+    for part in many.split(max(_DISTANCES_AT_A_TIME // len(centers), 1)):
+        nearest[part] = _distances(target[part], centers).argmin(1)
+    return nearest
+
+
+def _distances(target: Tensor, centers: Tensor) -> Tensor:
+    """Of targets ``[P, 2]`` to centres ``[K, 2]`` or to some each, ``[P, K, 2]``: ``[P, K]``."""
+    squared = (centers[..., 0] - target[:, :1]).square() + (
+        centers[..., 1] - target[:, 1:]
+    ).square()
+    # The root makes some unequal squares equal; the original compares roots.
+    return squared.sqrt()
+
+
+def _candidates(centers: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The centres that can be the nearest to a point of each cell of the image.
+
+    Args:
+        centers: ``[K, 2]`` (y, x).
+        size: (height, width) of the image.
+
+    Returns:
+        Indices, int64 ``[cells, few]``, ascending, the first one again where there are fewer; and
+        how many there are, int64 ``[cells]``.
+    """
+    rows, columns = (
+        (torch.arange(-(-side // _CELL), device=centers.device) + 0.5) * _CELL for side in size
+    )
+    middle = torch.cartesian_prod(rows, columns).to(centers.dtype)
+    distance = _distances(middle, centers)
+    # From anywhere in the cell a centre is nearer or farther than from its middle by half a
+    # diagonal at most; one pixel more is far above what rounding can do.
+    is_candidate = distance <= distance.amin(1, keepdim=True) + 2**0.5 * _CELL + 1
+    count = is_candidate.sum(1)
+    cell, index = is_candidate.nonzero().unbind(1)
+    number = torch.arange(len(cell), device=cell.device) - (count.cumsum(0) - count)[cell]
+    first = is_candidate.int().argmax(1, keepdim=True)
+    candidates = first.repeat(1, _FEW)
+    is_listed = number < _FEW
+    candidates[cell[is_listed], number[is_listed]] = index[is_listed]
+    return candidates, count
 
 
 def merge(

@@ -96,7 +96,9 @@ def test_maps_of_kmax_are_the_authors(case: str) -> None:
 @pytest.mark.parametrize("at_a_time", [1 << 24, 16 * 81 * 7, 1])
 @pytest.mark.parametrize("case", CASES)
 def test_maps_are_the_authors(case: str, at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(max_deeplab, "_LOGITS_ON_CPU", at_a_time)  # one band, bands of 7 and of 1
+    monkeypatch.setattr(
+        max_deeplab, "_LOGITS_ON_CPU", at_a_time
+    )  # one tile, of 23 x 23, of 1 pixel
     data = arrays("post_processing")
     results = post_process(case)(heads(case), (65, 81))
     expected = {
@@ -177,3 +179,26 @@ def by_class(removed: dict[str, Tensor]) -> dict[str, dict[int, int]]:
         name: {class_id: int(counts[class_id]) for class_id in counts.nonzero().flatten().tolist()}
         for name, counts in removed.items()
     }
+
+
+@pytest.mark.parametrize("points", [(1, 1), (1, 9), (12, 7), (33, 33)])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 50.0])
+def test_slots_that_are_left_out_are_nowhere_the_best(
+    points: tuple[int, int], scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(max_deeplab, "_LOGITS_ON_CPU", 4_000)
+    torch.manual_seed(points[1])
+    logits = scale * torch.randn(1, 40, *points)
+    logits[:, 20:25] = logits[:, :5]  # equally good ones
+    size = (4 * points[0] - 3, 4 * points[1] - 2)
+    confidence = torch.randn(40, len(COCO) + 1) + 9 * torch.eye(40, len(COCO) + 1)
+    confidence[::3] = 0.0
+    upsampling = max_deeplab.Upsampling(logits[0], size)
+    best = torch.empty(size, dtype=torch.long)
+    for tile in upsampling.tiles(40):
+        everywhere = upsampling.tile(tile).argmax(-1)
+        best[max_deeplab.pixels_of(tile)] = everywhere
+        assert upsampling.may_be_best(tile)[everywhere.unique()].all()
+    (result,) = PixelWisePostProcess(COCO)(Heads(logits, confidence[None]), size)
+    classes = torch.tensor([*COCO.thing_ids, *COCO.stuff_ids])[confidence[:, :-1].argmax(1)]
+    assert torch.equal(result.semantic.long(), classes[best])

@@ -139,3 +139,24 @@ def test_grouping_and_merging_equal_the_plain_form(seed: int) -> None:
     merged = merge(torch.from_numpy(semantic), instance, is_thing, 255, 40)
     expected = plain_merge(semantic, instance.numpy(), things, 255, 40)
     np.testing.assert_array_equal(merged.numpy(), expected)
+
+
+@pytest.mark.parametrize("count", [1, 5, 300])
+@pytest.mark.parametrize("error", [0.0, 3.0, 400.0])
+def test_grouping_leaves_no_nearer_centre_out(count: int, error: float) -> None:
+    """Bit for bit as all distances at once say, also for what points far away or nowhere."""
+    generator = torch.Generator().manual_seed(count)
+    size = (71, 130)
+    centers = torch.stack(
+        [torch.randint(0, side, (count,), generator=generator) // 3 * 3 for side in size], 1
+    )
+    offset = error * torch.randn(2, *size, generator=generator)
+    offset[:, 3, 5:9] = torch.tensor([float("inf"), -float("inf"), float("nan"), 1e30])
+    things = torch.rand(size, generator=generator) < 0.7
+    things[3] = True
+    target = things.nonzero() + offset[:, things].T
+    squared = (centers.float() - target[:, None]).square()  # [P, K, 2]
+    nearest = (squared[..., 0] + squared[..., 1]).sqrt().argmin(1)
+    instance = group_pixels(centers, offset, things)
+    assert torch.equal(instance[things], nearest + 1)
+    assert not instance[~things].any()
