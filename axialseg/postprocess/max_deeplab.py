@@ -173,10 +173,10 @@ class PixelWisePostProcess(SlotPostProcess):
         removed = {"class_threshold": self.merge.by_class(slots.class_index[unsure]), **removed}
         return MaskResult(
             panoptic,
-            self.merge.class_of(slots.class_index)[best],
+            self.merge.class_of(slots.class_index).take(best),
             (slot + 1).int(),
             score,
-            slots.confidence[slot],
+            slots.confidence.take(slot),
             removed,
             len(slots.confidence),
         )
@@ -196,7 +196,7 @@ class PixelWisePostProcess(SlotPostProcess):
         if len(detected) == 0:
             best_logit, position = upsampling.tile(tile, others).max(-1)
             nothing = torch.zeros_like(position)
-            return nothing, others[position], torch.zeros_like(best_logit), nothing.bool()
+            return nothing, others.take(position), torch.zeros_like(best_logit), nothing.bool()
         among = upsampling.tile(tile, detected)
         logit, position = among.max(-1)
         slot = detected.take(position)
@@ -290,11 +290,11 @@ class MaskWisePostProcess(SlotPostProcess):
             removed[f"{kind}_threshold"] = self.merge.by_class(classes)
         return MaskResult(
             panoptic,
-            self.merge.class_of(slots.class_index)[best],
+            self.merge.class_of(slots.class_index).take(best),
             (slot + 1).int(),
             # As the authors have it: without a confident slot there is no score at all.
             score * (ordered.confidence >= least).any(),
-            torch.where(free, 0.0, ordered.confidence[slot]),
+            torch.where(free, 0.0, ordered.confidence.take(slot)),
             removed,
             len(slots.confidence),
         )
@@ -372,7 +372,7 @@ class SlotMerge:
             "stuff_area_limit": self.by_class(small_stuff.nonzero().squeeze(1)),
         }
         value = torch.where(stays, value, void).int()
-        return torch.where(confident, value[slot], void), removed
+        return torch.where(confident, value.take(slot), void), removed
 
     def class_of(self, class_index: Tensor) -> Tensor:
         """Class ids, int32 ``[N]``, of class indices."""
