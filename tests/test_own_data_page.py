@@ -19,6 +19,7 @@ from axialseg.config.schema import register_schemas
 PAGE = Path(__file__).resolve().parents[1] / "docs/own_data.md"
 COMMANDS = re.findall(r"^    (python .+)$", PAGE.read_text(), re.MULTILINE)
 IMPORTS = re.findall(r"`(python -m axialseg import-data .+?)`", PAGE.read_text())
+LAYOUTS = re.findall(r"`(python train.py .+?)`", PAGE.read_text())
 CLASSES = "id,name\n1,road\n2,car\n3,person\n"
 TRAINED = [line for line in COMMANDS if line.startswith("python train.py")]
 FROM_CHECKPOINT = [line for line in TRAINED if "initial_checkpoint" in line]
@@ -54,6 +55,7 @@ def test_every_command_is_one_of_these() -> None:
         "python evaluate.py run=outputs/axial_hybrid_tiny_coco_format/<time> images=holiday",
     ]
     assert len(FROM_CHECKPOINT) == 3
+    assert len(LAYOUTS) == 2
 
 
 @pytest.mark.usefixtures("photographs")
@@ -206,8 +208,8 @@ def test_training(line: str, photographs: Path, command: Command) -> None:
 
 
 @pytest.mark.usefixtures("photographs")
-@pytest.mark.parametrize("line", FROM_CHECKPOINT)
-def test_fine_tuning_is_a_valid_command(line: str) -> None:
+@pytest.mark.parametrize("line", [*FROM_CHECKPOINT, *LAYOUTS])
+def test_fine_tuning_and_other_layouts_are_valid_commands(line: str) -> None:
     register_schemas()
     args = get_args_parser().parse_args(arguments(line))
     check_command_line("train", args, train.check_training)

@@ -149,6 +149,16 @@ def test_ranks_that_torchrun_starts_choose_alike(
     assert len([line for line in caplog.messages if line.startswith("Chosen for")]) == 1
 
 
+@pytest.mark.parametrize("data", ["cityscapes", "mapillary_vistas", "coco_format"])
+def test_validation_images_of_ones_own_keep_their_size(data: str) -> None:
+    register_schemas()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("train", [f"data={data}", "schedule=own_data"])
+    cfg.data.crop_size, cfg.data.train_transform.resize_range = [33, 49], None
+    assert cfg.data.eval_size == [33, 49]  # and not a published one, to which they were padded
+    assert cfg.data.eval_transform.resize_range is None
+
+
 def config(**trainer: Any) -> Any:
     values = {
         "max_steps": 100,
