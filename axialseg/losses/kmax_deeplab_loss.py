@@ -107,11 +107,13 @@ class KMaxDeepLabLoss(MaxDeepLabLoss):
         sampled = embedding.gather(2, index[:, None].expand(-1, embedding.shape[1], -1))
         row = rows.pixel_row.gather(1, index)
         has_row = row >= 0
-        together = (row[:, :, None] == row[:, None, :]) & has_row[:, :, None]
-        target = together / together.sum(2, keepdim=True).clamp(min=1)
-        similarity = sampled.transpose(1, 2) @ sampled / self.temperature
-        log_sum = similarity.logsumexp(2)
-        losses = (log_sum - (target * similarity).sum(2)) * has_row
+        log_sum = (sampled.transpose(1, 2) @ sampled / self.temperature).logsumexp(2)
+        # The mean similarity to the pixels of a mask is that to their mean: no more [B, S, S].
+        one_hot = rows.one_hot.gather(1, index[..., None].expand(-1, -1, rows.one_hot.shape[2]))
+        one_hot = one_hot.to(sampled.dtype)
+        means = sampled @ one_hot / one_hot.sum(1, keepdim=True).clamp(min=1.0)  # [B, D, M]
+        own = means.gather(2, row.clamp(min=0)[:, None].expand(-1, sampled.shape[1], -1))
+        losses = (log_sum - (sampled * own).sum(1) / self.temperature) * has_row
         # A pixel without a mask has no loss, but TensorFlow's cross-entropy has a gradient there.
         without_row = (log_sum - log_sum.detach()) * ~has_row
         counted = (losses != 0).sum(1)
