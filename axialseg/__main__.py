@@ -5,6 +5,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from axialseg.commands.terminal_text import wrapped
 from axialseg.config.check import nearest
 from axialseg.errors import UserError
 
@@ -36,7 +37,8 @@ def main() -> None:
         return
     _, command, *arguments = sys.argv
     if command not in files:
-        print(f"error: there is no command {command!r}; {nearest(command, files)}", file=sys.stderr)
+        mistake = f"error: there is no command {command!r}; {nearest(command, files)}"
+        print(wrapped(mistake), file=sys.stderr)
         sys.exit(UserError.exit_code)
     sys.argv = [f"axialseg {command}", *arguments]
     import_module(f"axialseg.commands.{files[command].stem}").main()

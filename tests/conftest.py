@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
+from terminal import unwrapped
 
 from axialseg.commands import command_line
 from axialseg.config import schema
@@ -111,7 +112,7 @@ def refusal(
         monkeypatch.setattr("sys.argv", ["command", *arguments])
         with pytest.raises(SystemExit) as stopped:
             main()
-        message = capsys.readouterr().err
+        message = unwrapped(capsys.readouterr().err)
         assert stopped.value.code == 2
         assert message.startswith("error: ")
         assert message.count("\n") == 1

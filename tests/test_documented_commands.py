@@ -294,3 +294,23 @@ def test_python(
         **{"images": image, "image": image, "valid": torch.ones(1, 65, 65)},
     }
     exec(compile(block.line, block.page, "exec"), names)
+
+
+@pytest.mark.parametrize("name", [name for name in TOOLS if name not in ("train", "evaluate")])
+def test_help_fits_a_screen_and_its_examples_work(
+    name: str,
+    runs: Callable[[str], Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module: Any = import_module(f"axialseg.commands.{TOOLS[name].stem}")
+    monkeypatch.setattr("sys.argv", [f"axialseg {name}", "--help"])
+    module.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 100
+    examples = lines[lines.index("Examples") + 1 :]
+    assert len(examples) == 3
+    for example in examples:
+        line = re.sub(r"ckpt=(last|best)\.ckpt", f"ckpt={runs('')}/checkpoints/last.ckpt", example)
+        try_command(shlex.split(line), monkeypatch)

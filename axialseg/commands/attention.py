@@ -14,12 +14,18 @@ USAGE = (
     "python -m axialseg attention ckpt=<checkpoint> image=<file> query=[y,x] layer=<name> "
     "[output=attention.png] [model=<name>]"
 )
+SUMMARY = "Draws what one pixel of an image attends to."
+EXAMPLES = (
+    "python -m axialseg attention ckpt=last.ckpt image=a.jpg query=[4,6] layer=stage4.1",
+    "python -m axialseg attention ckpt=best.ckpt image=a.jpg query=[4,6] layer=stage3.0",
+    "python -m axialseg attention ckpt=best.ckpt image=a.jpg query=[4,6] layer=stem output=b.png",
+)
 KEPT_FROM_RUN = ("seed", "model", "data")
 
 
 def main() -> None:
     """The command."""
-    run_tool(attention, USAGE)
+    run_tool(attention, SUMMARY, USAGE, EXAMPLES)
 
 
 def attention(arguments: list[str]) -> None:

@@ -22,6 +22,12 @@ USAGE = (
     "[device=auto|cpu|cuda] [precision=auto|32-true|bf16-mixed|16-mixed] [compile=true] "
     "[data=<name>] [seconds=<number>] [format=table|json] [key=value ...]"
 )
+SUMMARY = "Measures time and memory of a model on this machine, beside the textbook attention."
+EXAMPLES = (
+    "python -m axialseg benchmark model=axial_deeplab_s size=[513,513]",
+    "python -m axialseg benchmark model=max_deeplab_s size=[641,641] data=coco device=cuda batch=4",
+    "python -m axialseg benchmark model=axial_deeplab_tiny size=[129,129] seconds=5 format=json",
+)
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 MEBIBYTE = 2**20
@@ -31,7 +37,7 @@ Row = dict[str, Any]
 
 def main() -> None:
     """The command."""
-    run_tool(benchmark, USAGE)
+    run_tool(benchmark, SUMMARY, USAGE, EXAMPLES)
 
 
 def benchmark(arguments: list[str]) -> None:

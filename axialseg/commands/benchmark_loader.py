@@ -11,13 +11,19 @@ USAGE = (
     "[images_per_second=<training speed>] [devices=<on this machine>] [batch_size=<images>] "
     "[seconds=<of each measurement>] [key=value ...]"
 )
+SUMMARY = "Measures how many images a second the loader makes, and how many workers training needs."
+EXAMPLES = (
+    "python -m axialseg benchmark-loader data=shapes",
+    "python -m axialseg benchmark-loader data=coco data.root=coco model=axial_deeplab_l",
+    "python -m axialseg benchmark-loader data=coco data.root=coco images_per_second=80 devices=4",
+)
 SPEEDS = (5, 10, 20, 50, 100, 200, 500)  # shown if none is asked for
 SHOWN_SPEEDS = 4
 
 
 def main() -> None:
     """The command."""
-    run_tool(benchmark_loader, USAGE)
+    run_tool(benchmark_loader, SUMMARY, USAGE, EXAMPLES)
 
 
 def benchmark_loader(arguments: list[str]) -> None:

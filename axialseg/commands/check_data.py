@@ -19,13 +19,19 @@ USAGE = (
     "python -m axialseg check-data data=<name> [data.root=<folder>] [split=all|train|val] "
     "[workers=<processes>] [output=<folder>] [key=value ...]"
 )
+SUMMARY = "Reads every file of a data set and says what is wrong, on the screen and as a page."
+EXAMPLES = (
+    "python -m axialseg check-data data=coco data.root=coco",
+    "python -m axialseg check-data data=coco_format data.root=photos data.val_share=0.1",
+    "python -m axialseg check-data data=cityscapes split=val workers=8 output=report",
+)
 SPLITS = ("all", "train", "val")
 TRAINING_WOULD_FAIL = 1  # exit code
 
 
 def main() -> None:
     """The command."""
-    run_tool(check_data, USAGE)
+    run_tool(check_data, SUMMARY, USAGE, EXAMPLES)
 
 
 def check_data(arguments: list[str]) -> None:

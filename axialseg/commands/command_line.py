@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import fields
 from pathlib import Path
@@ -33,6 +33,7 @@ from axialseg.commands.invocation import invocation
 from axialseg.commands.machine_failures import machine_failure
 from axialseg.commands.saved_run import saved_config
 from axialseg.commands.sweep import Sweep, expand_globs, refuse_missing_plugins, run_sweep_job
+from axialseg.commands.terminal_text import help_text, wrapped
 from axialseg.config.auto import without_auto
 from axialseg.config.check import check_config, has_axial_attention, nearest
 from axialseg.config.mistakes import choices, sentence_for
@@ -210,19 +211,25 @@ def _check_foreign(file: Path, overrides: list[str]) -> None:
     accepted(content, str(file), trusted_packages(overrides))
 
 
-def run_tool(job: Callable[[list[str]], object], usage: str) -> None:
+def run_tool(
+    job: Callable[[list[str]], object], summary: str, usage: str, examples: Sequence[str]
+) -> None:
     """Runs a command that has no folder, no log file and no sweeps.
+
+    Without arguments, or if help is asked for, its help is printed instead.
 
     Args:
         job: takes the arguments of the command line.
-        usage: what is printed instead, if there are no arguments or help is asked for.
+        summary: what it does, one sentence.
+        usage: the command line with all that it takes.
+        examples: command lines, as they are typed.
 
     Raises:
         SystemExit: code 2 after a `UserError`.
     """
     arguments = sys.argv[1:]
     if not arguments or {"-h", "--help"} & set(arguments):
-        print(f"usage: {usage}")
+        print(help_text(summary, usage, examples))
         return
     try:
         job(arguments)
@@ -293,7 +300,7 @@ def _refuse(error: Exception) -> NoReturn:
     if is_launched_rank():
         report_exit(mistake.exit_code, str(mistake))
     else:
-        print(f"error: {mistake}", file=sys.stderr)
+        print(wrapped(f"error: {mistake}"), file=sys.stderr)
     sys.exit(mistake.exit_code)
 
 

@@ -18,13 +18,19 @@ USAGE = (
     "python -m axialseg complexity model=<name> [size=[height,width]] [data=<name>] "
     "[format=table|json] [key=value ...]"
 )
+SUMMARY = "Counts parameters and multiply-adds of a model, part by part."
+EXAMPLES = (
+    "python -m axialseg complexity model=axial_deeplab_l size=[1025,2049]",
+    "python -m axialseg complexity model=max_deeplab_s data=coco size=[641,641]",
+    "python -m axialseg complexity model=axial_resnet_50_s format=json",
+)
 FORMATS = ("table", "json")
 IMAGENET_CLASSES = 1000
 
 
 def main() -> None:
     """The command."""
-    run_tool(complexity, USAGE)
+    run_tool(complexity, SUMMARY, USAGE, EXAMPLES)
 
 
 def complexity(arguments: list[str]) -> None:

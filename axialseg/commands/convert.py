@@ -14,6 +14,12 @@ USAGE = (
     "python -m axialseg convert <checkpoint or .tar.gz> <output>.safetensors "
     "[model=<name> key=value ...]"
 )
+SUMMARY = "Converts a TensorFlow checkpoint of deeplab2; TensorFlow is not needed."
+EXAMPLES = (
+    "python -m axialseg convert ckpt-60000 weights.safetensors",
+    "python -m axialseg convert archive.tar.gz weights.safetensors",
+    "python -m axialseg convert ckpt-60000 weights.safetensors model=max_deeplab_s",
+)
 
 
 class Candidate(NamedTuple):
@@ -30,7 +36,7 @@ class Candidate(NamedTuple):
 
 def main() -> None:
     """The command."""
-    run_tool(convert, USAGE)
+    run_tool(convert, SUMMARY, USAGE, EXAMPLES)
 
 
 def convert(arguments: list[str]) -> None:

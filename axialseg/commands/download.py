@@ -1,5 +1,6 @@
 """`python -m axialseg download <name>`: a published checkpoint into the cache, converted."""
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,11 +23,22 @@ from axialseg.errors import UserError
 from axialseg.visualization.text_table import text_table
 
 USAGE = "python -m axialseg download <name>"
+SUMMARY = (
+    "Fetches a published checkpoint, verifies it and keeps it; without a name, lists them all."
+)
+EXAMPLES = (
+    "python -m axialseg download",
+    "python -m axialseg download max_deeplab_s_os16_res641_100k_coco_train",
+    "python -m axialseg download axial_swidernet_1_1_1_os16_axial_deeplab_cityscapes_trainfine",
+)
 
 
 def main() -> None:
     """The command."""
-    run_tool(download, f"{USAGE}\n\n{_table(cache_folder())}")
+    if len(sys.argv) == 1:
+        print(_table(cache_folder()))
+    else:
+        run_tool(download, SUMMARY, USAGE, EXAMPLES)
 
 
 def download(arguments: list[str]) -> None:

@@ -15,12 +15,18 @@ USAGE = (
     "python -m axialseg export ckpt=<run, checkpoint or published name> "
     "format=onnx|torch|safetensors out=<file>"
 )
+SUMMARY = "Writes a network for other runtimes, with its classes and settings inside."
+EXAMPLES = (
+    "python -m axialseg export ckpt=outputs/my_run format=onnx out=model.onnx",
+    "python -m axialseg export ckpt=outputs/my_run format=torch out=model.pt2",
+    "python -m axialseg export ckpt=outputs/my_run format=safetensors out=model.safetensors",
+)
 ENDINGS = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
 
 
 def main() -> None:
     """The command."""
-    run_tool(export, USAGE)
+    run_tool(export, SUMMARY, USAGE, EXAMPLES)
 
 
 def export(arguments: list[str]) -> None:

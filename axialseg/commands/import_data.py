@@ -18,13 +18,19 @@ USAGE = (
     "[instances=<folder>] [classes=<file>|voc] [things=[name,...]] [split_things=false] "
     "[rest=void|<class>] [val_share=0.1] [seed=0]"
 )
+SUMMARY = "Imports annotations of another tool as a data set that trains, and checks it."
+EXAMPLES = (
+    "python -m axialseg import-data from=instances.json images=photos to=own",
+    "python -m axialseg import-data from=labelme_folder to=own val_share=0.1",
+    "python -m axialseg import-data from=labels images=photos classes=a.txt things=[car] to=own",
+)
 VOID = "void"
 VOC_FOLDERS = ("SegmentationClass", "SegmentationObject", "JPEGImages")
 
 
 def main() -> None:
     """The command."""
-    run_tool(import_data, USAGE)
+    run_tool(import_data, SUMMARY, USAGE, EXAMPLES)
 
 
 def import_data(arguments: list[str]) -> None:

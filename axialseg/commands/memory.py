@@ -19,6 +19,12 @@ USAGE = (
     "python -m axialseg memory model=<name> [data=<name>] [crop=[height,width]] [gpu=80GiB] "
     "[precision=bf16-mixed|16-mixed|32-true] [batch=<images>] [format=table|json] [key=value ...]"
 )
+SUMMARY = "Counts the memory of a training step without a GPU, and finds the batch that fits."
+EXAMPLES = (
+    "python -m axialseg memory model=axial_deeplab_l data=coco crop=[1025,1025] gpu=80GiB",
+    "python -m axialseg memory model=max_deeplab_s crop=[641,641] gpu=24GiB batch=2",
+    "python -m axialseg memory model=axial_resnet_50_s data=imagenet gpu=24GiB format=json",
+)
 PRECISIONS = ("bf16-mixed", "16-mixed", "32-true")
 UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
 DEVICES = (1, 2, 4, 8, 16)
@@ -52,7 +58,7 @@ class Plan(NamedTuple):
 
 def main() -> None:
     """The command."""
-    run_tool(memory, USAGE)
+    run_tool(memory, SUMMARY, USAGE, EXAMPLES)
 
 
 def memory(arguments: list[str]) -> None:

@@ -30,6 +30,12 @@ USAGE = (
     "[scales=[0.5,1,2]] [flip=true] [tile=[H,W]] [batch=1] [device=auto|cpu|cuda] "
     "[precision=32|bf16]"
 )
+SUMMARY = "Segments pictures, folders and videos with a trained model."
+EXAMPLES = (
+    "python -m axialseg predict ckpt=outputs/my_run images=photos out=predictions",
+    "python -m axialseg predict ckpt=outputs/my_run images=street.mp4 out=predictions device=cuda",
+    "python -m axialseg predict ckpt=outputs/my_run images='photos/*.jpg' out=found min_score=0.5",
+)
 CHOICES = {"device": ("auto", "cpu", "cuda"), "precision": ("32", "bf16")}
 SECONDS_BETWEEN_LINES = 10.0
 INTERRUPTED = 130  # exit code, as shells have it
@@ -38,7 +44,7 @@ SOME_UNREADABLE = 1
 
 def main() -> None:
     """The command."""
-    run_tool(predict, USAGE)
+    run_tool(predict, SUMMARY, USAGE, EXAMPLES)
 
 
 def predict(arguments: list[str]) -> None:

@@ -10,11 +10,17 @@ USAGE = (
     "[license=other]\n\nIt uploads nothing; `hf upload <user>/<name> <folder>` of the package "
     "huggingface_hub does."
 )
+SUMMARY = "Writes a folder with weights, config and model card, to give a model to others."
+EXAMPLES = (
+    "python -m axialseg share ckpt=outputs/my_run out=my_model",
+    "python -m axialseg share ckpt=outputs/my_run/checkpoints/best.ckpt out=my_model",
+    "python -m axialseg share ckpt=outputs/my_run out=my_model license=cc-by-4.0",
+)
 
 
 def main() -> None:
     """The command."""
-    run_tool(share, USAGE)
+    run_tool(share, SUMMARY, USAGE, EXAMPLES)
 
 
 def share(arguments: list[str]) -> None:

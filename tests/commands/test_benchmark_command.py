@@ -89,7 +89,7 @@ def test_what_does_not_fit_is_said() -> None:
 
 def test_usage(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     command(benchmark.main, ["--help"])
-    assert capsys.readouterr().out.startswith("usage: python -m axialseg benchmark model=<name>")
+    assert "\nusage: python -m axialseg benchmark model=<name>" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

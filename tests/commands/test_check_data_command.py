@@ -8,6 +8,7 @@ from pathlib import Path
 import cityscapes_tree
 import pytest
 from coco_tree import COUNT, change_json, json_file, write_tree
+from terminal import unwrapped
 
 from axialseg.commands import check_data, train
 
@@ -141,7 +142,7 @@ def test_training_says_the_same_before_it_starts(
     monkeypatch.setattr("sys.argv", ["train", *arguments, "data.val_num_workers=0"])
     with pytest.raises(SystemExit) as stopped:
         train.main()
-    message = capsys.readouterr().err
+    message = unwrapped(capsys.readouterr().err)
     assert stopped.value.code == 2
     assert message == (
         f"error: {root}/val2017/000000000000.jpg does not exist; unpack the images into "

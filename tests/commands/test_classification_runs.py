@@ -11,6 +11,7 @@ import pytest
 import torch
 from imagenet_tree import CLASSES, flatten_val, write_devkit, write_tree
 from PIL import Image
+from terminal import unwrapped
 
 from axialseg.commands import attention, evaluate, train
 from axialseg.loggers.csv import read_table
@@ -248,7 +249,8 @@ def test_a_classifier_of_another_width_is_refused(
     wider = ["model.backbone.stage_channels=[16,16,32,64]"]
     with pytest.raises(SystemExit):
         segmentation(tiny_run, run_folder / "checkpoints/last.ckpt", tmp_path, *wider)
-    assert "is of another architecture than the model: backbone.stages" in capsys.readouterr().err
+    message = unwrapped(capsys.readouterr().err)
+    assert "is of another architecture than the model: backbone.stages" in message
 
 
 def test_checkpoint_of_other_classes_starts_a_classifier(

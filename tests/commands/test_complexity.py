@@ -138,7 +138,7 @@ def test_classes_of_a_data_set_that_is_there(
 
 def test_usage(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     command(complexity.main, ["--help"])
-    assert capsys.readouterr().out.startswith("usage: python -m axialseg complexity model=<name>")
+    assert "\nusage: python -m axialseg complexity model=<name>" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

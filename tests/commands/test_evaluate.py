@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from terminal import unwrapped
 
 from axialseg.commands import evaluate, train
 from axialseg.errors import UserError
@@ -107,7 +108,7 @@ def test_files_that_do_not_fit_are_refused(
         monkeypatch.setattr("sys.argv", ["evaluate.py", *arguments])
         with pytest.raises(SystemExit) as stopped:
             evaluate.main()
-        message = capsys.readouterr().err
+        message = unwrapped(capsys.readouterr().err)
         assert stopped.value.code == 2
         assert message.startswith("error: ")
         assert message.count("\n") == 1

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from terminal import unwrapped
 
 from axialseg.commands import evaluate, train
 from axialseg.commands.expected_scores import comparison, matching_row, refuse_other_scores
@@ -117,7 +118,7 @@ def test_evaluation_compares(
     with pytest.raises(SystemExit) as stopped:
         command(evaluate.main, [*line, "tolerance=0.3"])
     assert stopped.value.code == 3
-    assert "error: beyond tolerance=0.3: PQ " in capsys.readouterr().err
+    assert "error: beyond tolerance=0.3: PQ " in unwrapped(capsys.readouterr().err)
 
 
 def test_tolerance_without_a_published_row(
@@ -126,4 +127,4 @@ def test_tolerance_without_a_published_row(
     with pytest.raises(SystemExit) as stopped:
         command(evaluate.main, [f"run={run}", "tolerance=0.3"])
     assert stopped.value.code == 2
-    assert "experiments=none has none" in capsys.readouterr().err
+    assert "experiments=none has none" in unwrapped(capsys.readouterr().err)

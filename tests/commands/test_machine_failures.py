@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from terminal import unwrapped
 
 from axialseg.commands import evaluate, train
 from axialseg.commands.machine_failures import machine_failure
@@ -29,7 +30,9 @@ def ending(
     def run(main: Callable[[], None], arguments: list[str]) -> tuple[int, str]:
         with pytest.raises(SystemExit) as stopped:
             command(main, arguments)
-        lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+        lines = [
+            line for line in unwrapped(capsys.readouterr().err).splitlines() if "error: " in line
+        ]
         assert len(lines) == 1
         return int(str(stopped.value.code)), lines[0]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import sweep_job
+from terminal import unwrapped
 
 from axialseg.commands import sweep, train
 from axialseg.commands.sweep import expand_globs, refuse_missing_plugins
@@ -68,13 +69,16 @@ def test_a_failed_job_ends_no_other_and_repeating_does_what_is_missing(
             command(sweep_job.main, [*arguments, "hydra.sweeper.max_batch_size=2"])
         assert ended.value.code == 1
         shown = capsys.readouterr()
+        error = unwrapped(shown.err)
         check_first_table(tmp_path, shown.out)
-        assert shown.err.splitlines()[-1].startswith("error: jobs without a score: 0, 2; ")
+        assert error.splitlines()[-1].startswith("error: jobs without a score: 0, 2; ")
         assert begun(tmp_path) == sorted([*"234", "0.7", "0.4", *("23" if repeated else "")])
     with pytest.raises(SystemExit) as ended:
         command(sweep_job.main, ["-m", "schedule.lr=2,0.8,3", f"hydra.sweep.dir={tmp_path}"])
     assert ended.value.code == 2
-    assert f"{tmp_path / '1'} holds another job, schedule.lr=0.7" in capsys.readouterr().err
+    assert f"{tmp_path / '1'} holds another job, schedule.lr=0.7" in unwrapped(
+        capsys.readouterr().err
+    )
     assert "schedule.lr=0.7" in (tmp_path / "1/.hydra/overrides.yaml").read_text()
 
 
@@ -144,7 +148,7 @@ def test_optuna_without_any_score(tmp_path: Path) -> None:
     arguments = [*OPTUNA, "hydra.sweeper.n_trials=2", f"hydra.sweep.dir='{tmp_path}'"]
     done = run([*arguments, "schedule.lr=2,4"])
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: no job has a score; ")
+    assert unwrapped(done.stderr).splitlines()[-1].startswith("error: no job has a score; ")
 
 
 def test_ranks_in_a_sweep(tiny_run: list[str], tmp_path: Path, command: Command) -> None:

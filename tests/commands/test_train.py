@@ -12,6 +12,7 @@ import torch
 import yaml
 from PIL import Image
 from scoring_cases import assert_repeats
+from terminal import unwrapped
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 from wandb_records import OfflineRun
 
@@ -177,7 +178,7 @@ def refusal_of_job(
         monkeypatch.setattr("sys.argv", ["command", *arguments, f"{where}={tmp_path / 'out'}"])
         with pytest.raises(SystemExit) as stopped:
             main()
-        message = capsys.readouterr().err
+        message = unwrapped(capsys.readouterr().err)
         assert stopped.value.code == 2
         assert message.startswith("error: ")
         assert message.count("\n") == 1
