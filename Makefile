@@ -30,7 +30,6 @@ lint: setup
 
 # The documentation as a site in build/site; a broken link, anchor or docstring ends it.
 docs: setup
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --quiet
 
 format: setup
@@ -52,5 +51,5 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt
 		echo "  make setup PYTHON=/path/to/python3" >&2; exit 1; \
 	fi; \
 	[ -x $(VENV)/bin/python ] || $$python -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,sweep]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,sweep,docs]'
 	@touch $@

@@ -134,7 +134,7 @@ def try_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     if program.startswith("python") and arguments[:1] == ["-m"]:
         module, *rest = arguments[1:]
         known = {"axialseg": try_tool, "pytest": try_pytest}
-        assert module in ("venv", *known), words
+        assert module in ("venv", "http.server", *known), words
         if module in known:
             known[module](rest, monkeypatch)
     elif program.startswith("python"):
