@@ -39,7 +39,8 @@ class PanopticImages(pl.Callback):
     Written to `images/<name of the image>.png` in the folder of the run, in folders as the images,
     over those of the validation before, and as ``val/images`` to W&B and TensorBoard if they log.
     W&B also gets ``val/masks``: the images with the classes of truth and prediction as masks. They
-    are the same images at each validation; under several ranks, images of rank 0.
+    are the same images at each validation; under several ranks, images of rank 0, unless all are
+    drawn.
 
     The worst ones are in `images/worst/`, with the PQ of the image in their names.
 
@@ -71,7 +72,7 @@ class PanopticImages(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Draws what is still missing."""
-        if not trainer.is_global_zero or trainer.sanity_checking:
+        if trainer.sanity_checking or (self.count is not None and not trainer.is_global_zero):
             return
         categories: Categories = trainer.datamodule.categories  # type: ignore[attr-defined]
         for position, prediction in enumerate(outputs):
@@ -82,14 +83,14 @@ class PanopticImages(pl.Callback):
                 continue
             predicted = segments_from_panoptic_map(prediction.panoptic, categories.ignore_class)
             pq = 1.0 if truth is None else image_quality(segment_overlap(predicted, truth)).pq
-            is_worst = truth is not None and self._is_worst(pq)
+            is_worst = truth is not None and trainer.is_global_zero and self._is_worst(pq)
             if not is_first and not is_worst:
                 continue
             height, width = batch["resized_size"][position]
             image = _at_size(batch["image"][position, :, :height, :width], shape)
             drawable = _Drawable(
                 pq,
-                self._free_name(prediction.file_name),
+                self._free_name(prediction.file_name, trainer.world_size),
                 image,
                 truth,
                 predicted,
@@ -106,7 +107,7 @@ class PanopticImages(pl.Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the worst ones, and tells the loggers."""
-        if not self._names:
+        if not self._names or not trainer.is_global_zero:
             return
         self._write_worst(Path(trainer.default_root_dir) / "images" / "worst", trainer)
         if not self._pictures:
@@ -139,11 +140,12 @@ class PanopticImages(pl.Callback):
             with whole_file(file) as draft:
                 Image.fromarray(_picture(drawable, categories)).save(draft)
 
-    def _free_name(self, file_name: str) -> str:
-        """The image's name without its suffix; with it where another has the same."""
+    def _free_name(self, file_name: str, ranks: int) -> str:
+        """The image's name without its suffix; with it where another has the same, or may have."""
         name = below(file_name)
         stem = str(name.with_suffix(""))
-        return str(name) if stem in self._names else stem
+        is_shared = self.count is None and ranks > 1  # the others' names are not known
+        return str(name) if is_shared or stem in self._names else stem
 
 
 def _picture(drawable: _Drawable, categories: Categories) -> NDArray[np.uint8]:

@@ -50,6 +50,7 @@ def main(folder: Path) -> None:
             Progress(2),
             PanopticEvaluation(),
             PanopticImages(2),
+            PanopticImages(None),
             OfficialPredictions(),
             Preemption(agree_every_n_steps=4),
             LastCheckpoint(4),
