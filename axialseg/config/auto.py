@@ -69,4 +69,4 @@ def _check_type(key: str, value: Any) -> None:
     if kind not in TYPES or value is None:
         return
     if not isinstance(value, TYPES[kind]) or isinstance(value, bool):
-        raise UserError(f"{key}={value} is not of the type {kind}; give such a value, or auto")
+        raise UserError(f"{key}={value} is not a {kind}; give one, or auto")

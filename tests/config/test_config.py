@@ -139,7 +139,8 @@ def test_help_is_one_screen_of_examples_and_groups(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 100
-    assert sum(line.startswith(f"  python {examples}") for line in lines) == 3
+    count = {"train.py": 3, "evaluate.py": 4}[examples]
+    assert sum(line.startswith(f"  python {examples}") for line in lines) == count
     groups = {line.split()[0] for line in lines if line.startswith("  ")}
     shown = {"model", "model/attention", "data", "hardware", "logger", "callbacks"}
     if examples == "train.py":
@@ -299,7 +300,7 @@ EXPERIMENTS = {
         ("model.backbone.output_stride=abc", "model.backbone.output_stride=abc", "int"),
         ("trainer.max_steps=abc", "trainer.max_steps", "whole number"),
         ("trainer.max_steps=0", "trainer.max_steps=0", "1 or more"),
-        ("schedule.lr=fast", "schedule.lr", "no number"),
+        ("schedule.lr=fast", "schedule.lr", "not a number"),
         ("data=cocoo", "data=cocoo", "data=coco?"),
         ("~model", "model.name", "model.name=<value>"),
         ("model=axial_deeplab", "model=axial_deeplab ", "axial_deeplab_tiny"),
