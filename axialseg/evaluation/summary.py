@@ -51,16 +51,17 @@ def summarize(images: Sequence[ImageScore], categories: Categories) -> Summary:
     semantic = SemanticIoU(categories, sync_on_compute=False)
     classes = np.zeros((len(categories), 2), np.int64)
     removed: dict[str, Counter[int]] = {}
+    confusion = np.zeros((len(categories), len(categories) + 1), np.int64)
     for image in images:
         quality.update(image.overlap)
-        confusion = np.zeros((len(categories), len(categories) + 1), np.int64)
-        confusion[tuple(image.confusion[:2])] = image.confusion[2]
-        semantic.update(confusion)
+        true, predicted, pixels = image.confusion
+        confusion[true, predicted] += pixels  # each pair is listed once
         for limit, counts in image.removed.items():
             removed.setdefault(limit, Counter()).update(counts)
         if image.boundary is not None and image.boundary_classes is not None:
             boundary.update(image.overlap, image.boundary)
             classes += image.boundary_classes
+    semantic.update(confusion)
     # Of equal scores the official scorer takes those of the smaller image id first.
     by_id = sorted(images, key=lambda image: image.image_id)
     scored = [ScoredImage(i.overlap, i.scores) for i in by_id if i.scores is not None]

@@ -1,6 +1,7 @@
 """`python evaluate.py`: its files, other views of the images, interruptions, anyone's files."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -188,6 +189,36 @@ def test_an_interrupted_evaluation_goes_on(
         assert (tmp_path / name).read_bytes() == content
     assert {f.name: f.read_bytes() for f in (tmp_path / "predictions").iterdir()} == pngs
     assert not (tmp_path / "unfinished").exists()
+
+
+def test_an_unreadable_image_is_named_and_the_others_are_kept(
+    run_folder: Path,
+    tiny_run: list[str],
+    tmp_path: Path,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = next(line for line in tiny_run if line.startswith("data.root=")).partition("=")[2]
+    shutil.copytree(root, tmp_path / "data")
+    image = sorted((tmp_path / "data" / "val2017").iterdir())[3]
+    whole = image.read_bytes()
+    arguments = [f"run={run_folder}", f"data.root={tmp_path / 'data'}", "data.cache=false"]
+    arguments += ["data.val_batch_size=1", f"output={tmp_path / 'out'}"]
+    arguments += ["callbacks.images=null", "callbacks.diagnosis=null"]
+    image.write_bytes(whole[: len(whole) // 2])
+    monkeypatch.setattr("sys.argv", ["evaluate.py", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main()
+    assert stopped.value.code == 2
+    assert f"error: {image} cannot be read" in capsys.readouterr().err
+    log = tmp_path / "out" / "evaluate.log"
+    assert re.search(r"Stopped after [123] of 4 images; no scores were written", log.read_text())
+    assert not (tmp_path / "out" / "metrics.json").exists()
+    image.write_bytes(whole)
+    command(evaluate.main, arguments)
+    assert re.search(r"[123] of 4 images are done already", log.read_text())
+    assert record_of(tmp_path / "out")["images"] == 4
 
 
 def test_other_settings_start_anew(
