@@ -1,0 +1,113 @@
+"""A long training: do memory, open files and the time of a step stay flat?
+
+    python benchmarks/soak.py [--quick] [--steps N]
+
+`data=shapes` without a cache, a tiny network, two loader workers, a validation, pictures, curves
+and a checkpoint every 250 steps. At each validation a line tells, of the process and its workers
+together: memory (PSS: shared pages counted once) and open files; and of the steps since the line
+before: the processor time of a step in the main process, which other work on the machine hardly
+changes, and the median time on the clock, which it does.
+"""
+
+import argparse
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import lightning.pytorch as pl
+
+from axialseg.commands import train
+
+EVERY = 250
+IMAGES = ("train_images=32", "val_images=4")
+TINY = [
+    "model=axial_deeplab_tiny",
+    "model.backbone.stage_blocks=[1,1,1,1]",
+    "model.backbone.stage_channels=[16,16,32,32]",
+    "data.crop_size=[33,33]",
+    "data.cache=false",
+    "data.num_workers=2",
+    "data.val_num_workers=1",
+    "data.val_batch_size=2",
+    "schedule.batch_size=2",
+    "hardware=cpu",
+    "hydra/job_logging=disabled",
+    "+callbacks.soak._target_=soak.Soak",
+]
+
+
+class Soak(pl.Callback):
+    """Prints a line at the start of each validation."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begins to count."""
+        print(f"{'step':>6}{'PSS, MiB':>10}{'files':>7}{'CPU ms/step':>13}{'ms/step':>9}")
+        self._begin()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Notes when the step has ended."""
+        self._ends.append(time.perf_counter())
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prints the line."""
+        steps = [1e3 * (b - a) for a, b in zip(self._ends, self._ends[1:], strict=False)]
+        if steps:
+            cpu = 1e3 * (time.process_time() - self._cpu) / len(self._ends)
+            ids = [os.getpid(), *(child.pid or 0 for child in multiprocessing.active_children())]
+            pss = sum(pss_of(pid) for pid in ids)
+            files = sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in ids)
+            median = statistics.median(steps)
+            print(f"{trainer.global_step:>6}{pss:10.0f}{files:7}{cpu:13.1f}{median:9.1f}")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begins anew."""
+        self._begin()
+
+    def _begin(self) -> None:
+        self._ends: list[float] = []
+        self._cpu = time.process_time()
+
+
+def pss_of(pid: int) -> float:
+    """PSS of a process, in MiB."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+
+
+def main() -> None:
+    """Trains in this process."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="500 steps")
+    parser.add_argument("--steps", type=int, default=5000)
+    options = parser.parse_args()
+    steps = 500 if options.quick else options.steps
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        flush=True,
+    )
+    sys.path.insert(0, str(Path(__file__).parent))
+    with tempfile.TemporaryDirectory() as folder:
+        counts = [f"+data.{split}_dataset.{n}" for split in ("train", "val") for n in IMAGES]
+        where = [f"data.root={folder}/shapes", f"hydra.run.dir={folder}/run"]
+        length = [f"trainer.max_steps={steps}", f"trainer.val_check_interval={EVERY}"]
+        sys.argv[1:] = [*TINY, *counts, *where, *length]
+        train.main()
+
+
+if __name__ == "__main__":
+    main()
