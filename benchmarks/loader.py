@@ -41,6 +41,7 @@ from targets import loop_centers, loop_masks
 from torch.utils.data import default_collate
 
 from axialseg.build import build_training_data
+from axialseg.config.auto import without_auto
 from axialseg.config.schema import conf_dir, register_schemas
 from axialseg.datasets import cityscapes, coco, resampling, transforms
 from axialseg.datasets.sampler import SampleKey
@@ -108,7 +109,7 @@ def compose_case(data: str, root: Path, method: str) -> Case:
     register_schemas()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         overrides = [f"data={data}", f"data.root={root}", f"model={METHODS[method]}"]
-        cfg = compose("train", [*overrides, "schedule.batch_size=1"])
+        cfg = without_auto(compose("train", [*overrides, "schedule.batch_size=1"]))
     module: Any = build_training_data(cfg, world_size=1)
     module.setup("fit")
     items = module._training_items(module.train_dataset)

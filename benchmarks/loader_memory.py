@@ -22,6 +22,7 @@ from generated_data import write_coco
 from hydra import compose, initialize_config_dir
 
 from axialseg.build import build_training_data
+from axialseg.config.auto import without_auto
 from axialseg.config.schema import conf_dir, register_schemas
 
 FILES = 24
@@ -71,7 +72,8 @@ def main() -> None:
         repeat_images(root / "annotations" / "panoptic_train2017.json", images)
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             overrides = [f"data.root={root}", f"data.num_workers={WORKERS}"]
-            cfg = compose("train", ["data=coco", *overrides, f"schedule.batch_size={BATCH}"])
+            lines = ["data=coco", *overrides, f"schedule.batch_size={BATCH}"]
+            cfg = without_auto(compose("train", lines))
         module = build_training_data(cfg, world_size=1)
         module.setup("fit")
         batches = iter(module.train_dataloader())

@@ -33,8 +33,10 @@ each kind.
 
 Scores are in per cent. PQ has that of things and stuff in brackets. "Own" is the number of the
 authors' own pipeline, where the official script gave them another one. "Measured" is empty until
-someone measures it with this project. "Memory" is the planner's for one GPU of 80 GiB in bf16:
-the peak of a step with one image, and the largest batch that fits, 10 % left free.
+someone measures it with this project. "Memory" is what the planner counts
+(`python tests/recipe_memory.py`, or `python -m axialseg memory experiments=<row>` for one row and
+your GPU): how 8 GPUs of 80 GiB make up the batch in bf16 with 10 % left free, and the peak of a
+step on each.
 """
 BOTTOM = """
 ## Rows that cannot be run here
@@ -46,9 +48,8 @@ but ResNet-50's.
 ## Your own
 
 Put a file beside these, or into `<folder>/experiments/` with `--config-dir <folder>`. It needs no
-head. Any recipe takes `callbacks=ema`, `trainer.gradient_clip_val=1.0`,
-`schedule/optimizer=radam_lookahead`, `schedule/drop_path=constant` and
-`schedule.parameter_groups.backbone_lr_multiplier=0.1`.
+head. [docs/reproduce.md](../docs/reproduce.md) has the options that any recipe takes: another
+batch, averaged weights, clipped gradients, rates that fall layer by layer.
 """
 
 

@@ -17,6 +17,7 @@ from axialseg.build import (
     build_trainer,
     build_training_data,
 )
+from axialseg.config.auto import without_auto
 from axialseg.config.check import FILLED_IN
 from axialseg.config.schema import conf_dir, register_schemas
 from axialseg.datasets.image_classes import ImageClasses
@@ -44,7 +45,7 @@ def composed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         HydraConfig.instance().set_config(cfg)
         with open_dict(cfg):
             del cfg["hydra"]
-        return cfg
+        return without_auto(cfg)
 
     return compose_job
 

@@ -73,7 +73,11 @@ def test_resolves_auto(
         (2, {"devices": 0}, "trainer.devices=0"),
         (2, {"devices": True}, "trainer.devices=True"),
         (2, {"devices": 1, "num_nodes": 2}, "trainer.num_nodes=2 needs"),
-        (4, {"devices": 3}, "schedule.batch_size=8 .* multiple of 3"),
+        (
+            4,
+            {"devices": 3},
+            r"by 3 devices: 8 = 3 x 2 \+ 2; give schedule.batch_size=6 or 9, or take 2",
+        ),
     ],
     indirect=["gpus"],
 )
@@ -107,6 +111,8 @@ def test_knows_started_ranks(environment: dict[str, str], ranks: int | None) -> 
 
 def test_shares_the_batch() -> None:
     assert batch_size_per_rank(32, world_size=4, accumulated=2) == 4
+    with pytest.raises(UserError, match=r"4 devices x trainer\.accumulate_grad_batches=2: 33 = 8"):
+        batch_size_per_rank(33, world_size=4, accumulated=2)
     for batch_size in (0, 4, 33):
         with pytest.raises(UserError, match=f"schedule.batch_size={batch_size}"):
             batch_size_per_rank(batch_size, world_size=4, accumulated=2)

@@ -1,11 +1,16 @@
 """The experiments say what the authors' configurations say, and their heads say what they are."""
 
+import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from golden_data import GOLDENS
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from recipe_memory import most_gib, parsed, recipe_memory
 from recipe_table import FOLDERS, TARGET, heads, page
 
 from axialseg.build import build_classes, build_net_on_meta
@@ -103,8 +108,26 @@ OURS = {
     *("coco/overfit", "patterns/axial_resnet_tiny", "shapes/axial_deeplab_tiny"),
     *("shapes/axial_hybrid_tiny", "shapes/max_deeplab_tiny"),
 }
+# The first rows in each folder that the planner counts in a second or two.
+COUNTED = ("shapes/axial_hybrid_tiny", "cityscapes/panoptic_deeplab_resnet50")
 # Channels of the layer that tells the classes apart; None is what the configured classes say.
 CHANNELS = {"mapillary_vistas": 66, "shapes": 10, "imagenet": 1000, "patterns": 10}
+
+
+def golden_rates() -> dict[tuple[str, int, int], dict[str, float]]:
+    """(base rate, steps, warm-up) -> step -> rate, by deeplab2's own code."""
+    poly = json.loads((GOLDENS / "lr_schedules.json").read_text())
+    kmax = json.loads((GOLDENS / "kmax_optimizer.json").read_text())["schedules"]
+    found = {}
+    for golden in [*poly.values(), *kmax.values()]:
+        if "values" in golden:
+            base = golden["base"] * golden.get("multiplier", 1.0)
+            key = (f"{base:.3g}", golden["total_steps"], golden["warmup"])
+            found[key] = golden["values"]
+    return found
+
+
+RATES = golden_rates()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -157,6 +180,19 @@ def test_every_row_composes_and_builds(name: str) -> None:
         slower = "coco/max" in name or "kmax" in name
         rates = [0.1 * schedule.lr, schedule.lr] if slower else [schedule.lr]
         assert sorted({group["lr"] for group in groups}) == pytest.approx(rates)
+        check_rates(name, groups, curve, cfg.trainer.max_steps, schedule.warmup_steps)
+
+
+def check_rates(name: str, groups: Any, curve: Any, steps: int, warmup: int) -> None:
+    """As composed, each group learns at deeplab2's rates, at every step that the goldens have."""
+    for lr in {group["lr"] for group in groups}:
+        golden = RATES.get((f"{lr:.3g}", steps, warmup))
+        # Of MaX-DeepLab the goldens have the slow rate of -S only, and no longer runs.
+        is_known = name in {*SOURCES, *KMAX_ROWS} and steps == HEADS[name].steps
+        assert golden is not None or not is_known or f"{lr:.3g}" == "3e-05"
+        for step, expected in (golden or {}).items():
+            close = pytest.approx(expected, rel=1e-6, abs=1e-6 * lr)  # the goldens are float32
+            assert lr * curve(int(step)) == close, (name, lr, step)
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -273,6 +309,54 @@ def test_scores_and_weights_are_the_published_ones() -> None:
         assert pretrained.data == "imagenet"
         if not published.model.startswith("kmax"):
             assert pretrained.model in (published.model, f"{published.model}_backbone")
+
+
+@pytest.mark.parametrize("name", [name for name, head in HEADS.items() if head.memory])
+def test_memory_is_that_of_the_batch(name: str) -> None:
+    head = HEADS[name]
+    assert head.memory is not None, f"python tests/recipe_memory.py {name} counts it"
+    memory = parsed(head.memory)
+    assert memory.devices * memory.images * memory.passes == head.batch
+    assert memory.is_gpu == ("CPU" not in head.hardware)
+    assert 0 < memory.gib < most_gib()
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_memory_is_what_the_planner_counts(name: str) -> None:
+    said, counted = parsed(str(HEADS[name].memory)), recipe_memory(name)
+    assert counted[:4] == said[:4]
+    assert counted.gib == pytest.approx(said.gib, rel=0.02)
+
+
+def test_measured_scores_are_those_of_the_readme() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    rows = [line for line in readme.splitlines() if line.startswith("| `python train.py")]
+    reached = {row.split(" | ")[-1] for row in rows if re.search(r"\d\.\d", row)}
+    scores = {" ".join(re.findall(r"\d+\.\d", text)): text for text in reached}
+    measured = [
+        " ".join(f"{value:.1f}" for value in row.measured.values())
+        for head in HEADS.values()
+        for row in head.expected
+        if row.measured
+    ]
+    assert sorted(measured) == sorted(scores)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        ("axial_swidernet_1_1_1_os16_axial_deeplab_cityscapes_trainfine", 19),
+        ("max_deeplab_s_os16_res641_100k_coco_train", 134),
+        ("kmax_resnet50_coco_train", 134),
+        ("max_deeplab_s_backbone_imagenet1k_strong_training_strategy", None),
+    ],
+)
+def test_size_of_the_weights(name: str, channels: int | None) -> None:
+    row = published_checkpoints()[name]
+    net = build_net_on_meta(compose("train", [f"model={row.model}"]).model, channels or 19)
+    part = net if channels else net.get_submodule("backbone")
+    counted = sum(4 * value.numel() for value in part.state_dict().values() if value.ndim)
+    assert row.weights_mb == round(counted / 1e6)
 
 
 def test_folders_have_the_names_of_the_data() -> None:

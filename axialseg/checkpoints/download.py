@@ -84,6 +84,10 @@ def _download(
 
     archive = cache_dir / f"{name}.tar.gz"
     if not archive.is_file():
+        progress(
+            f"{name}: {checkpoint.weights_mb} MB of weights from {checkpoint.url}; the archive is "
+            "up to three times as large, if it holds the optimiser's state too"
+        )
         fetch(checkpoint.url, archive, progress)
     archive_sha256 = _sha256(archive)
     if record.get("archive_sha256", archive_sha256) != archive_sha256:

@@ -23,6 +23,8 @@ class PublishedCheckpoint(NamedTuple):
         output_stride: Output stride of the backbone; None for a pre-trained backbone.
         input_size: Height and width in pixels that `pq` was measured at; None as above.
         pq: Panoptic quality in % on the validation set; None as above.
+        weights_mb: Size of the weights in float32; an archive that holds the state of the optimiser
+            too is three times as large. The authors do not publish the size of the archives.
         source: Page of the deeplab2 repository that gives the address and the number.
         experiment: Our experiment of that row, with its crop and thresholds; None if there is none.
     """
@@ -34,6 +36,7 @@ class PublishedCheckpoint(NamedTuple):
     output_stride: int | None
     input_size: tuple[int, int] | None
     pq: float | None
+    weights_mb: int
     source: str
     experiment: str | None = None
 

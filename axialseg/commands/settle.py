@@ -14,7 +14,9 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from axialseg.config.auto import open_settings, without_auto
+from axialseg.commands.doubts import name_doubts, name_idle_gpus, shared_batch
+from axialseg.commands.scaled_rate import RATE, scaled_rate, scales_rate
+from axialseg.config.auto import AUTO, open_settings, without_auto
 from axialseg.errors import UserError
 from axialseg.launch import is_launched_rank
 from axialseg.machine.free_memory import free_memory, gpu_free_memory
@@ -46,36 +48,47 @@ def settle(cfg: DictConfig, folder: Path) -> None:
     if is_launched_rank():  # the process that started the ranks has done it
         return
     open_keys = _open_keys(cfg)
-    if not open_keys:
-        if started_rank(os.environ) == 0:
-            hardware = resolve_hardware(cfg.trainer, cfg.schedule.batch_size)
-            _Settler(cfg, hardware).check_memory()
-            name_doubts(cfg, hardware.world_size)
-        return
-    from filelock import FileLock
-
-    (folder / CHOSEN).parent.mkdir(parents=True, exist_ok=True)
-    # Of ranks that srun or torchrun has started, the first one chooses.
-    with FileLock((folder / CHOSEN).with_suffix(".lock")):
-        rows = [row for row in _stored(cfg.resume, folder) if row["key"] in open_keys]
-        for row in rows:
-            OmegaConf.update(cfg, row["key"], row["value"], merge=False)
-        missing = [key for key in open_keys if key not in {row["key"] for row in rows}]
-        if missing:
-            if started_rank(os.environ) == 0:
-                log.info("Looking at the images and the machine, to choose the recipe")
-            hardware = resolve_hardware(without_auto(cfg).trainer, None)
-            rows += _Settler(cfg, hardware).choose(missing)
-        if started_rank(os.environ) == 0:
-            lines = [f"  {row['key']}={_shown(row['value'])}  ({row['reason']})" for row in rows]
-            log.info("Chosen for these data and this machine:\n%s", "\n".join(lines))
-        OmegaConf.save(OmegaConf.create(rows), folder / CHOSEN)
-        OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
+    missing: list[str] = []
+    if open_keys:
+        missing = _settle_open(cfg, open_keys, folder)
     hardware = resolve_hardware(cfg.trainer, cfg.schedule.batch_size)
     if started_rank(os.environ) == 0:
         if not missing:
             _Settler(cfg, hardware).check_memory()
-        name_doubts(cfg, hardware.world_size)
+        log.info("%s", shared_batch(cfg, hardware.world_size))
+        name_doubts(cfg)
+        name_idle_gpus(cfg, hardware)
+
+
+def _settle_open(cfg: DictConfig, open_keys: list[str], folder: Path) -> list[str]:
+    """Chooses, says and stores what is open; returns what was not stored before."""
+    from filelock import FileLock
+
+    speaks = started_rank(os.environ) == 0
+    (folder / CHOSEN).parent.mkdir(parents=True, exist_ok=True)
+    # Of ranks that srun or torchrun has started, the first one chooses.
+    with FileLock((folder / CHOSEN).with_suffix(".lock")):
+        # A scaled rate follows from the command line, whatever the run had before.
+        kept = set(open_keys) - ({RATE} if scales_rate(cfg) else set())
+        rows = [row for row in _stored(cfg.resume, folder) if row["key"] in kept]
+        for row in rows:
+            OmegaConf.update(cfg, row["key"], row["value"], merge=False)
+        if not _can_share(cfg):  # a run that goes on on other devices
+            rows = [row for row in rows if row["key"] != ACCUMULATED]
+        missing = [key for key in open_keys if key not in {row["key"] for row in rows}]
+        if missing:
+            if speaks and set(missing) - {ACCUMULATED, RATE}:
+                log.info("Looking at the images and the machine, to choose the recipe")
+            batch = cfg.schedule.batch_size
+            hardware = resolve_hardware(without_auto(cfg).trainer, None if batch == AUTO else batch)
+            rows += _Settler(cfg, hardware).choose(missing)
+        # That one pass is enough goes without saying, if nothing else was open.
+        if speaks and (len(rows) > 1 or rows[0]["value"] != 1):
+            lines = [f"  {row['key']}={_shown(row['value'])}  ({row['reason']})" for row in rows]
+            log.info("Chosen for these data and this machine:\n%s", "\n".join(lines))
+        OmegaConf.save(OmegaConf.create(rows), folder / CHOSEN)
+        OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
+    return missing
 
 
 class _Settler:
@@ -90,9 +103,13 @@ class _Settler:
     def choose(self, keys: Sequence[str]) -> list[dict[str, Any]]:
         """Settles these keys in the config; a row with key, value and reason for each."""
         rows: list[dict[str, Any]] = []
-        others = [key for key in keys if key != ACCUMULATED]
+        scales = RATE in keys and scales_rate(self.cfg)
+        others = [key for key in keys if key != ACCUMULATED and not (scales and key == RATE)]
         if others:
             rows += self._by_rules(others)
+        if scales:
+            rows.append(scaled_rate(self.cfg))
+            OmegaConf.update(self.cfg, RATE, rows[-1]["value"])
         if ACCUMULATED in keys:
             OmegaConf.update(self.cfg, ACCUMULATED, 1)
             accumulated, reason = self._accumulated()
@@ -246,43 +263,14 @@ class _Settler:
         return Room(free, self.is_gpu, self.ranks, workers, 0)
 
 
-def name_doubts(cfg: DictConfig, world_size: int) -> None:
-    """Warns about settings that are allowed and seldom meant, with a cure."""
-    steps, warmup = cfg.trainer.max_steps, cfg.schedule.warmup_steps
-    if warmup >= steps:
-        log.warning(
-            "schedule.warmup_steps=%d is not below trainer.max_steps=%d, so the rate never gets to "
-            "schedule.lr=%g; give schedule.warmup_steps=%d",
-            *(warmup, steps, cfg.schedule.lr, steps // 20),
-        )
-    forward = cfg.schedule.batch_size // cfg.trainer.accumulate_grad_batches
-    if forward == 1:
-        log.warning(
-            "Each forward pass sees one image, so batch norms take their statistics from it alone; "
-            "give a larger schedule.batch_size or fewer trainer.accumulate_grad_batches",
-        )
-    interval = cfg.trainer.val_check_interval
-    if interval is not None and interval > steps:
-        log.warning(
-            "trainer.val_check_interval=%d is beyond the last step, %d: the only validation is at "
-            "the end; give trainer.val_check_interval=%d",
-            *(interval, steps, max(steps // 5, 1)),
-        )
-    saving = OmegaConf.select(cfg, "callbacks.last_checkpoint.every_n_steps")
-    if saving is not None and saving > steps and saving != interval:
-        log.warning(
-            "callbacks.last_checkpoint.every_n_steps=%d is beyond the last step, %d: there is a "
-            "checkpoint every ten minutes and at the end only",
-            *(saving, steps),
-        )
-
-
 def _open_keys(cfg: DictConfig) -> list[str]:
     """What is to be chosen."""
     keys = open_settings(cfg)
     # Mask transformers have a limit for things too, which follows the images like that of stuff.
     named = [line.partition("=")[0].lstrip("+") for line in HydraConfig.get().overrides.task]
     has_limit = OmegaConf.select(cfg, THING_LIMIT) is not None
+    if scales_rate(cfg):
+        keys.append(RATE)
     if STUFF_LIMIT in keys and has_limit and THING_LIMIT not in [*named, *keys]:
         keys.append(THING_LIMIT)
     return keys
@@ -324,6 +312,15 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, str):
         return "${" not in value
     return value is None or isinstance(value, int | float)
+
+
+def _can_share(cfg: DictConfig) -> bool:
+    """Whether the devices that are named can make up the batch in the passes that were stored."""
+    batch, devices = cfg.schedule.batch_size, cfg.trainer.devices
+    passes = cfg.trainer.accumulate_grad_batches
+    if AUTO in (batch, passes) or not isinstance(devices, int) or devices < 1:
+        return True
+    return bool(batch % (devices * cfg.trainer.num_nodes * passes) == 0)
 
 
 def _cached_bytes(cfg: DictConfig, datamodule: Any) -> int:

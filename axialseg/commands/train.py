@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from axialseg.commands.command_line import run_command
 from axialseg.commands.invocation import invocation
@@ -17,6 +17,8 @@ from axialseg.launch import run_on_devices
 from axialseg.machine.hardware import Hardware, check_compiler, configure_torch
 
 log = logging.getLogger(__name__)
+
+LAYER_DECAY = "schedule.parameter_groups.layer_decay"
 
 
 def main() -> None:
@@ -53,6 +55,9 @@ def check_training(cfg: DictConfig) -> None:
         if cfg.trainer[name] < 1:
             raise UserError(f"trainer.{name}={cfg.trainer[name]}, but it must be 1 or more")
     _check_switches(cfg.trainer)
+    decay = OmegaConf.select(cfg, LAYER_DECAY)
+    if decay is not None and not 0 < decay <= 1:
+        raise UserError(f"{LAYER_DECAY}={decay}, but it must be above 0 and at most 1")
     if cfg.compile:
         check_compiler()
 

@@ -65,6 +65,7 @@ class ScheduleConf:
     # images per optimiser step, over all devices and accumulated batches
     batch_size: Any = MISSING
     lr: Any = MISSING  # base learning rate
+    scale_lr: bool = False  # multiply it by batch_size over the recipe's batch
     warmup_steps: Any = 0  # optimiser steps of the warm-up
     power: float = 0.9  # of the polynomial decay
     optimizer: Target = MISSING  # parameter groups -> optimiser (`_partial_: true`)

@@ -180,9 +180,13 @@ class MemoryConf(ConvertConf):
 
     defaults: list[Any] = field(
         default_factory=_self_and(
-            {"model": MISSING}, {"data": "cityscapes"}, {"schedule": "${data}"}
+            {"model": MISSING},
+            {"data": "cityscapes"},
+            {"schedule": "${data}"},
+            {"experiments": "none"},
         )
     )
+    hydra: Any = field(default_factory=lambda: {"searchpath": ["file://${oc.env:AXIALSEG_ROOT}"]})
     data: Target = MISSING  # whose classes and crop are taken; no image is read
     schedule: ScheduleConf = field(default_factory=ScheduleConf)
     trainer: TrainerConf = field(default_factory=TrainerConf)

@@ -5,6 +5,7 @@ that follows from the seed (`sampler.py`), so batches do not depend on the numbe
 resumed run continues where it stopped.
 """
 
+import logging
 import multiprocessing
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,6 +24,8 @@ from axialseg.machine.child_process import (
     stop_signals_blocked,
 )
 from axialseg.machine.freed_memory import keep_freed_memory
+
+log = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
 
@@ -61,6 +64,12 @@ class ImageDataModule(LightningDataModule):
             rank, world = self.trainer.global_rank, self.trainer.world_size
             per_step = self.batch_size * world * self.trainer.accumulate_grad_batches
             start = self.trainer.global_step * per_step
+            if per_step > length and rank == 0:
+                log.warning(
+                    "There are %d training images, fewer than schedule.batch_size=%d: a step has "
+                    "some of them more than once",
+                    *(length, per_step),
+                )
         return UserErrorLoader(
             items,
             batch_size=self.batch_size,

@@ -91,12 +91,18 @@ def batch_size_per_rank(batch_size: int, world_size: int, accumulated: int) -> i
     Raises:
         UserError: the batch cannot be shared evenly.
     """
-    per_rank, rest = divmod(batch_size, world_size * accumulated)
+    parts = world_size * accumulated
+    per_rank, rest = divmod(batch_size, parts)
     if rest or not per_rank:
+        times = "" if accumulated == 1 else f" x trainer.accumulate_grad_batches={accumulated}"
+        devices = "1 device" if world_size == 1 else f"{world_size} devices"
+        fewer = next((n for n in range(world_size - 1, 0, -1) if batch_size % n == 0), None)
+        cure = f"{per_rank * parts} or {(per_rank + 1) * parts}" if per_rank else f"{parts}"
+        if fewer is not None and accumulated == 1:
+            cure = f"{cure}, or take {fewer} device{'s' * (fewer > 1)}"
         raise UserError(
-            f"schedule.batch_size={batch_size} cannot be shared evenly by {world_size} devices x "
-            f"trainer.accumulate_grad_batches={accumulated}; give a multiple of "
-            f"{world_size * accumulated}"
+            f"schedule.batch_size={batch_size} cannot be shared evenly by {devices}{times}: "
+            f"{batch_size} = {parts} x {per_rank} + {rest}; give schedule.batch_size={cure}"
         )
     return per_rank
 

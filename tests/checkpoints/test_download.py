@@ -131,6 +131,7 @@ class TestDownload:
             "output_stride": 16,
             "input_size": [65, 97],
             "pq": 50.0,
+            "weights_mb": 7,
             "source": "here",
         }
         (tmp_path / "published.yaml").write_text(json.dumps({NAME: row}))
@@ -168,6 +169,14 @@ class TestDownload:
             "archive_sha256": hashlib.sha256(server.content).hexdigest(),
             "converted_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         }
+
+    def test_size_is_said_before_a_server_is_asked(self, server: FileServer, cache: Path) -> None:
+        server.server_close()
+        lines: list[str] = []
+        with pytest.raises(UserError, match="see to the connection"):
+            download(NAME, cache, self.convert, lines.append)
+        (line,) = lines
+        assert line.startswith(f"{NAME}: 7 MB of weights from {server.url}; the archive is")
 
     def test_second_call_fetches_nothing(self, server: FileServer, cache: Path) -> None:
         download(NAME, cache, self.convert, print)

@@ -49,7 +49,7 @@ def publish(
         "data": "cityscapes",
         "output_stride": 16,
     }
-    row |= {"input_size": [65, 97], "pq": 50.0, "source": "here"}
+    row |= {"input_size": [65, 97], "pq": 50.0, "weights_mb": 7, "source": "here"}
     (folder / "published.yaml").write_text(json.dumps({NAME: row}))
     monkeypatch.setattr(published, "TABLE_PATH", folder / "published.yaml")
 
@@ -108,7 +108,8 @@ def test_an_evaluation_fetches_what_is_not_there(
     for _ in range(2):
         command(evaluate.main, [*line.split(), "callbacks.images=null"])
     said = capsys.readouterr().out
-    assert said.startswith(f"{NAME}.tar.gz: fetching ")
+    assert said.startswith(f"{NAME}: 7 MB of weights from ")
+    assert f"{NAME}.tar.gz: fetching " in said
     assert said.count("Validation at step") == 2
     assert server.asked_ranges == [None]
 

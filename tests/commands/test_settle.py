@@ -12,6 +12,7 @@ import yaml
 from coco_tree import write_tree
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from small_config import config
 
 from axialseg.commands import evaluate, train
 from axialseg.commands import settle as settle_module
@@ -159,36 +160,6 @@ def test_validation_images_of_ones_own_keep_their_size(data: str) -> None:
     assert cfg.data.eval_transform.resize_range is None
 
 
-def config(**trainer: Any) -> Any:
-    values = {
-        "max_steps": 100,
-        "accumulate_grad_batches": 1,
-        "val_check_interval": 20,
-        "num_nodes": 1,
-    }
-    schedule = {"batch_size": 8, "lr": 1e-3, "warmup_steps": 10}
-    for key in set(trainer) & set(schedule):
-        schedule[key] = trainer.pop(key)
-    node = {"trainer": values | trainer, "schedule": schedule, "data": {"crop_size": [641, 641]}}
-    return OmegaConf.create(node)
-
-
-@pytest.mark.parametrize(
-    ("changes", "doubt"),
-    [
-        ({}, ""),
-        ({"warmup_steps": 100}, "warmup_steps=100 is not below trainer.max_steps=100"),
-        ({"batch_size": 1}, "Each forward pass sees one image"),
-        ({"accumulate_grad_batches": 8}, "Each forward pass sees one image"),
-        ({"val_check_interval": 101}, "give trainer.val_check_interval=20"),
-    ],
-)
-def test_doubts(changes: dict[str, Any], doubt: str, caplog: pytest.LogCaptureFixture) -> None:
-    settle_module.name_doubts(config(**changes), 1)
-    assert doubt in caplog.text
-    assert bool(caplog.text) == bool(doubt)
-
-
 def settler(cfg: Any, needed: int, accumulated: int | None) -> Any:
     from axialseg.costs.fit import Fit
 
@@ -213,11 +184,22 @@ def test_what_does_not_fit_is_refused_with_what_does() -> None:
     )
 
 
+def test_a_run_on_other_devices_counts_its_passes_anew() -> None:
+    def can(**trainer: Any) -> bool:
+        return settle_module._can_share(config(batch_size=32, **trainer))
+
+    assert can(devices=4, accumulate_grad_batches=8)
+    assert not can(devices=4, accumulate_grad_batches=16)
+    assert not can(devices=1, num_nodes=4, accumulate_grad_batches=16)
+    assert can(devices="auto", accumulate_grad_batches=16)
+    assert can(devices=4, accumulate_grad_batches="auto")
+
+
 def test_auto_has_a_value_while_a_config_is_checked() -> None:
     cfg = config(max_steps="auto", lr="auto")
     assert open_settings(cfg) == ["schedule.lr", "trainer.max_steps"]
     assert open_settings(without_auto(cfg)) == []
     assert cfg.trainer.max_steps == "auto"
     for key, value in (("lr", "fast"), ("batch_size", 2.5), ("max_steps", True)):
-        with pytest.raises(UserError, match="number; give one, or auto"):
+        with pytest.raises(UserError, match="number; give such a value, or auto"):
             without_auto(config(**{key: value}))

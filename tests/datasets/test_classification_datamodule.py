@@ -105,6 +105,17 @@ def test_resumed_and_sharded_batches_continue_the_order(root: Path) -> None:
             assert torch.equal(image, images[position])
 
 
+def test_a_batch_larger_than_the_data_is_said(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for batch, is_said in ((12, False), (13, True)):
+        module = make(root, batch_size=batch)
+        module.trainer = SimpleNamespace(
+            global_step=0, accumulate_grad_batches=1, world_size=1, global_rank=0
+        )
+        (first,) = train_batches(module, 1)
+        assert len(first["index"]) == batch
+        assert ("12 training images, fewer than schedule.batch_size=13" in caplog.text) == is_said
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_validation_sees_each_image_once(root: Path, num_workers: int) -> None:
     module = make(root, num_workers)

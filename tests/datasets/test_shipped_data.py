@@ -22,6 +22,7 @@ from axialseg.build import (
     build_training_data,
 )
 from axialseg.commands.train import check_training
+from axialseg.config.auto import without_auto
 from axialseg.config.schema import conf_dir, register_schemas
 from axialseg.errors import UserError
 from axialseg.panoptic.coco_classes import COCO
@@ -37,7 +38,8 @@ OWN_CATEGORIES = [(7, "sky", 0), (3, "road", 0), (40, "cone", 1), (41, "barrow",
 def composed(data: str, root: Path, *overrides: str) -> DictConfig:
     register_schemas()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("train", [f"data={data}", f"data.root={root}", *SMALL, *overrides])
+        lines = [f"data={data}", f"data.root={root}", *SMALL, *overrides]
+        return without_auto(compose("train", lines))
 
 
 def check_batches(cfg: DictConfig) -> Any:

@@ -6,7 +6,7 @@ from published_models import MAX_DEEPLAB, manifest, published_on_meta
 from torch import nn
 
 from axialseg.checkpoints.tensorflow.deeplab2 import variable_names
-from axialseg.optim.param_groups import parameter_groups
+from axialseg.optim.param_groups import backbone_layers, parameter_groups
 
 
 def net() -> nn.Module:
@@ -86,3 +86,37 @@ def test_frozen_parameters_are_left_out() -> None:
     module["backbone"]["conv"].requires_grad_(False)
     (group,) = parameter_groups(module, lr=1.0)
     assert not names(module, group["params"]) & {"backbone.conv.weight", "backbone.conv.bias"}
+
+
+def rates(module: nn.Module, groups: list[dict]) -> dict[str, float]:
+    """Rate of each parameter."""
+    return {name: group["lr"] for group in groups for name in names(module, group["params"])}
+
+
+def test_each_layer_below_is_slower() -> None:
+    blocks = nn.ModuleDict(
+        {
+            "stem": nn.Sequential(nn.Linear(2, 2)),
+            "stages": nn.ModuleDict({"stage2": nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))}),
+        }
+    )
+    module = nn.ModuleDict({"backbone": blocks, "head": nn.Linear(2, 2)})
+    found = rates(module, parameter_groups(module, lr=1.0, layer_decay=0.5))
+    expected = {"backbone.stem.0": 0.125, "head": 1.0}
+    expected |= {f"backbone.stages.stage2.{n}": 0.25 * 2**n for n in range(2)}
+    assert found == {
+        f"{layer}.{kind}": rate for layer, rate in expected.items() for kind in ("weight", "bias")
+    }
+    groups = parameter_groups(module, lr=1.0, layer_decay=0.5, backbone_lr_multiplier=0.1)
+    assert [group["lr"] for group in groups] == pytest.approx([1.0, 0.05, 0.025, 0.0125])
+
+
+def test_layers_of_the_published_backbones() -> None:
+    module = published_on_meta("max_deeplab_l_os16_coco")
+    layers = backbone_layers(module)
+    assert set(layers) == {n for n, _ in module.named_parameters() if n.startswith("backbone.")}
+    counted = len(set(layers.values()))
+    assert counted == 1 + 3 + (3 + 6 + 3 + 3) + 4  # stem, stages 1 to 5, stacked decoder
+    assert {n for name, n in layers.items() if ".stem." in name} == {0}
+    assert {n for name, n in layers.items() if ".stage1.0." in name} == {1}
+    assert {n for name, n in layers.items() if ".stacked_decoder.stages.3." in name} == {22}

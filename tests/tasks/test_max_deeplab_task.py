@@ -12,6 +12,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 
 from axialseg.build import build_task, build_training_data
+from axialseg.config.auto import without_auto
 from axialseg.config.schema import conf_dir, register_schemas
 from axialseg.decoders.max_deeplab import MaskHeads
 from axialseg.losses import max_deeplab_loss
@@ -60,7 +61,8 @@ def trained(tiny_max_run: list[str], tmp_path: Path) -> Callable[..., Run]:
     def train(max_steps: int, spoil: Spoil | None = None, **arguments: Any) -> Run:
         register_schemas()
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            cfg = compose("train", [*tiny_max_run, "logger=none", f"trainer.max_steps={max_steps}"])
+            lines = [*tiny_max_run, "logger=none", f"trainer.max_steps={max_steps}"]
+            cfg = without_auto(compose("train", lines))
         torch.manual_seed(0)
         data = build_training_data(cfg, world_size=1)
         task = build_task(cfg, data.categories)
