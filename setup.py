@@ -6,7 +6,7 @@ setup(
     packages=[*find_packages(include=["axialseg*"]), "axialseg.conf", "axialseg.experiments"],
     package_dir={"axialseg.conf": "conf", "axialseg.experiments": "experiments"},
     package_data={
-        "": ["*.yaml", "*.csv", "*.css", "*.js"],
+        "": ["*.yaml", "*.csv", "*.css", "*.html", "*.js"],
         "axialseg.conf": ["**/*.yaml", "**/*.sbatch"],
         "axialseg.experiments": ["**/*.yaml"],
     },

@@ -1,6 +1,7 @@
 """`python -m axialseg <command> ...`: runs `axialseg/commands/<command>.py`."""
 
 import ast
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -41,7 +42,11 @@ def main() -> None:
         print(wrapped(mistake), file=sys.stderr)
         sys.exit(UserError.exit_code)
     sys.argv = [f"axialseg {command}", *arguments]
-    import_module(f"axialseg.commands.{files[command].stem}").main()
+    try:
+        import_module(f"axialseg.commands.{files[command].stem}").main()
+    except KeyboardInterrupt:  # wherever it was, while torch was being imported too
+        print("stopped", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def command_files() -> dict[str, Path]:

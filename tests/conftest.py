@@ -75,6 +75,31 @@ def trained_run(tiny_run: list[str], tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
+def seeing_run(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with weights that find things and stuff, which four steps do not teach."""
+    import torch
+
+    from axialseg import load
+
+    folder = tmp_path_factory.mktemp("seeing") / "tiny"
+    shutil.copytree(trained_run, folder, ignore=shutil.ignore_patterns("best.*", "step_*"))
+    path = folder / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    generator = torch.Generator().manual_seed(0)
+    net = load(folder).net
+    head, center = net.semantic_head.predict, net.center_head.predict
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(head.weight.shape, generator=generator))
+        center.bias += 0.3
+        image = torch.randint(0, 256, (1, 3, 65, 65), generator=generator).float()
+        head.bias -= net(image).semantic.mean((0, 2, 3))  # no class is ahead of the others
+    for name, value in net.state_dict().items():
+        content["state_dict"][f"net.{name}"] = value
+    torch.save(content, path)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_max_run(tiny_run: list[str]) -> list[str]:
     """The same for MaX-DeepLab."""
     others = [line for line in tiny_run if not line.startswith("model")]

@@ -158,7 +158,7 @@ def try_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             "wandb": ("login", "sync", "sweep", "agent"),
             "tensorboard": ("--logdir",),
             "sky": ("jobs",),
-            "hf": ("upload",),
+            "hf": ("upload", "auth"),
             "eval": ("$(axialseg-train -sc install=bash)", "$(axialseg-evaluate -sc install=bash)"),
             "cd": ("axialseg",),
         }

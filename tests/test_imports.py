@@ -32,9 +32,10 @@ ALLOWED = {
         *("datasets", "errors", "formats", "machine", "metrics", "panoptic", "visualization"),
     },
     "inference": {
-        *("datasets", "decoders", "errors", "formats", "layers", "panoptic", "postprocess"),
-        "visualization",
+        *("datasets", "decoders", "errors", "formats", "layers", "machine", "panoptic"),
+        *("postprocess", "visualization"),
     },
+    "demo": {"errors", "formats", "inference", "visualization"},
     "checkpoints": {"backbones", "decoders", "layers", "models", "errors", "machine"},
     "loggers": {"errors", "machine"},
     "tasks": {"checkpoints", "errors", "inference", "layers", "losses"},
@@ -55,8 +56,8 @@ ALLOWED = {
     "commands": {
         "recipes",
         *("build", "callbacks", "checkpoints", "config", "costs", "data_check", "data_import"),
-        *("datasets", "errors", "evaluation", "inference", "launch", "layers", "machine"),
-        *("model_zoo", "panoptic", "tasks", "visualization"),
+        *("datasets", "demo", "errors", "evaluation", "inference", "launch", "layers"),
+        *("machine", "model_zoo", "panoptic", "tasks", "visualization"),
     },
 }
 # Libraries that a part must do without.

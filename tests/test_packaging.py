@@ -83,13 +83,13 @@ def run_installed(installed: Path, folder: Path, *line: str) -> subprocess.Compl
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,  # of a crowded machine
         check=False,
     )
 
 
 def test_scripts_of_the_wheel(installed: Path, tiny_run: list[str], tmp_path: Path) -> None:
-    """Train, evaluate and predict, each by the hint that the one before gave."""
+    """Train, evaluate, predict and export, each by the hint that the one before gave."""
     lines = [line for line in tiny_run if "max_steps" not in line and "interval" not in line]
     run = "hydra.run.dir=run"
     trained = run_installed(
@@ -106,6 +106,10 @@ def test_scripts_of_the_wheel(installed: Path, tiny_run: list[str], tmp_path: Pa
     )
     assert predicted.returncode == 0, predicted.stderr
     assert len(list((tmp_path / "out").iterdir())) == 3
+    line = ["axialseg", "export", "ckpt=run", "format=safetensors", "out=model.safetensors"]
+    exported = run_installed(installed, tmp_path, *line)
+    assert exported.returncode == 0, exported.stderr
+    assert (tmp_path / "model.safetensors").is_file()
 
 
 def test_help_names_what_exists(installed: Path, tmp_path: Path) -> None:

@@ -19,6 +19,10 @@ LICENCES = {
     "imagenet": "ImageNet may be used for non-commercial research only.",
     "mapillary_vistas": "Mapillary Vistas' research edition is CC BY-NC-SA 4.0.",
 }
+AUTHORS = (
+    "They are the weights of deeplab2's authors (github.com/google-research/deeplab2, {source}) in "
+    "another file format; their code is Apache-2.0, and its README names no other licence."
+)
 
 
 class RunFacts(NamedTuple):
@@ -26,6 +30,7 @@ class RunFacts(NamedTuple):
 
     Attributes:
         data: name of the data set; empty if unknown.
+        source: page of deeplab2 that publishes the weights; empty if they are others'.
         overrides: of the command line that trained; None if unknown.
         scores: of a validation of these very weights, by name, in per cent; empty if there is none.
         score_command: what gave them.
@@ -34,6 +39,7 @@ class RunFacts(NamedTuple):
     """
 
     data: str = ""
+    source: str = ""
     overrides: tuple[str, ...] | None = None
     scores: Mapping[str, float] = {}
     score_command: str = ""
@@ -69,8 +75,8 @@ def facts_of_run(folder: Path, step: int) -> RunFacts:
             }
             pictures = sorted((place / "images").rglob("*.png"))[-3:]
             images = record.get("images", 0)
-            return RunFacts(data, overrides, scores, command, images, tuple(pictures))
-    return RunFacts(data, overrides)
+            return RunFacts(data, "", overrides, scores, command, images, tuple(pictures))
+    return RunFacts(data, overrides=overrides)
 
 
 def model_card(
@@ -122,6 +128,8 @@ def model_card(
         shown = "\n\n".join(f"![prediction](images/{path.name})" for path in facts.pictures)
         sections.append(f"## Pictures\n\n{shown}")
     note = LICENCES.get(facts.data, "Look at the terms of the data that it was trained on.")
+    if facts.source:
+        note = f"{AUTHORS.format(source=facts.source)} {note}"
     sections.append(
         f"## Licence\n\nOf these weights: {licence}. {note} The code of axialseg is Apache-2.0."
     )

@@ -52,6 +52,12 @@ def write_model_folder(
     write_safetensors(weights, folder / WEIGHTS, {"format": "pt", STEPS: str(step)})
 
 
+def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Its `model` and `data` without the folders of this machine."""
+    model = {**config["model"], "initial_checkpoint": None}
+    return {"model": model, "data": {**config["data"], "root": "data"}}
+
+
 def read_description(weights: Path) -> dict[str, Any]:
     """The description beside such a file of weights; empty if there is none.
 

@@ -1,5 +1,6 @@
 """`python -m axialseg predict`: segments pictures and videos with a trained model."""
 
+import os
 import sys
 import time
 from collections import deque
@@ -65,16 +66,10 @@ def predict(arguments: list[str]) -> None:
     out = Path(cfg.out).expanduser()
     places = find_images(cfg.images, out)
 
-    import torch
-
+    from axialseg.machine.hardware import inference_device
     from axialseg.model_zoo import load
 
-    if cfg.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda, but no GPU is visible; use device=cpu")
-    device = cfg.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load(cfg.ckpt, cfg.trust).to(device)
+    model = load(cfg.ckpt, cfg.trust).to(inference_device(cfg.device))
     segmenter = model.segmenter(_options(cfg), cfg.fold_batch_norms)
     _Job(segmenter, places, out).run()
 
@@ -123,13 +118,15 @@ class _Job:
             for place in videos:
                 self._video(place)
         except KeyboardInterrupt:
-            print(f"stopped after {self.done} of {self.total} images; they are in {self.out}")
-            sys.exit(INTERRUPTED)
+            told = f"stopped after {self.done} of {self.total} images; they are in {self.out}"
+            print(told, flush=True)
+            os._exit(INTERRUPTED)  # all files are whole; torch would take a second to leave
         seconds = time.monotonic() - self.started
-        print(
-            f"{self.done} images in {_clock(seconds)} ({self.done / seconds:.2f} images/s), "
-            f"written to {self.out}"
-        )
+        if self.done:
+            print(
+                f"{self.done} images in {_clock(seconds)} ({self.done / seconds:.2f} images/s), "
+                f"written to {self.out}"
+            )
         if self.unreadable:
             print(f"error: {self.unreadable} could not be read, see above", file=sys.stderr)
             sys.exit(SOME_UNREADABLE)
@@ -141,13 +138,14 @@ class _Job:
 
         def write(found: "Segmentation") -> None:
             write_segmentation(found, targets[found.file_name])
+            self._tell()  # here, so that what is counted is written
 
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
             ahead = 2 * self.segmenter.batch
             read = _ahead(reader, self._read, places, ahead)
             segmented = self.segmenter(picture for picture in read if picture is not None)
             for _ in _ahead(writer, write, segmented, ahead):
-                self._tell()
+                pass
 
     def _read(self, place: "ImagePath") -> "Picture | None":
         from axialseg.inference.pictures import as_picture

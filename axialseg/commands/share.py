@@ -1,20 +1,19 @@
 """`python -m axialseg share`: a trained model as a folder for others, with its model card."""
 
 from pathlib import Path
-from typing import Any
 
+from axialseg.checkpoints.hub import check_hub, upload
 from axialseg.commands.command_line import compose_config, run_tool
 
 USAGE = (
     "python -m axialseg share ckpt=<run, checkpoint or published name> out=<folder> "
-    "[license=other]\n\nIt uploads nothing; `hf upload <user>/<name> <folder>` of the package "
-    "huggingface_hub does."
+    "[license=other] [push=<user>/<name>]"
 )
 SUMMARY = "Writes a folder with weights, config and model card, to give a model to others."
 EXAMPLES = (
     "python -m axialseg share ckpt=outputs/my_run out=my_model",
     "python -m axialseg share ckpt=outputs/my_run/checkpoints/best.ckpt out=my_model",
-    "python -m axialseg share ckpt=outputs/my_run out=my_model license=cc-by-4.0",
+    "python -m axialseg share ckpt=outputs/my_run out=my_model license=cc-by-4.0 push=me/my_model",
 )
 
 
@@ -30,15 +29,17 @@ def share(arguments: list[str]) -> None:
         arguments: `key=value` of its settings.
 
     Raises:
-        UserError: a wrong setting, or the model cannot be read or written.
+        UserError: a wrong setting, or the model cannot be read, written or uploaded.
     """
     cfg = compose_config("share", arguments)
+    if cfg.push is not None:
+        check_hub(cfg.push)
 
     # Only now: torch takes seconds, and a wrong command line shall not wait for it.
     from dataclasses import asdict
 
     from axialseg.checkpoints.model_card import RunFacts, facts_of_run, model_card
-    from axialseg.checkpoints.model_folder import write_model_folder
+    from axialseg.checkpoints.model_folder import CARD, without_places, write_model_folder
     from axialseg.checkpoints.published import published_checkpoints
     from axialseg.model_zoo import load
     from axialseg.panoptic.categories import Categories
@@ -46,7 +47,7 @@ def share(arguments: list[str]) -> None:
     model = load(cfg.ckpt, cfg.trust)
     run = _run_folder(Path(cfg.ckpt))
     published = published_checkpoints().get(cfg.ckpt)
-    facts = RunFacts(data=published.data if published else "")
+    facts = RunFacts(data=published.data, source=published.source) if published else RunFacts()
     if run is not None:
         facts = facts_of_run(run, model.step)
     classes = model.categories
@@ -61,19 +62,16 @@ def share(arguments: list[str]) -> None:
         facts,
         cfg.license,
     )
-    description = {**_without_places(model.config), "classes": asdict(classes)}
+    description = {**without_places(model.config), "classes": asdict(classes)}
     folder = Path(cfg.out)
     write_model_folder(
         folder, model.net.state_dict(), model.step, description, card, facts.pictures
     )
     print(f"written: {folder}\nto open it:     axialseg.load({str(folder)!r})")
-    print(f"to publish it:  hf upload <user>/<name> {folder}    # read README.md first")
-
-
-def _without_places(config: dict[str, Any]) -> dict[str, Any]:
-    """Model and data without the folders of this machine."""
-    model = {**config["model"], "initial_checkpoint": None}
-    return {"model": model, "data": {**config["data"], "root": "data"}}
+    if cfg.push is not None:
+        print(f"uploaded:       {upload(folder, cfg.push)}    # a new one is private")
+    else:
+        print(f"to publish it:  read {folder / CARD}, then say push=<user>/<name> too")
 
 
 def _run_folder(checkpoint: Path) -> Path | None:

@@ -133,6 +133,7 @@ class ShareConf:
     ckpt: str = MISSING  # folder of a run, its checkpoint, or a published name
     out: str = MISSING  # folder to write
     license: str = "other"  # license of the weights, as the Hugging Face hub names it
+    push: str | None = None  # <user>/<name>: uploads the folder to the Hugging Face hub
     trust: list[str] = field(default_factory=list)
 
 
@@ -143,6 +144,16 @@ class ExportConf:
     ckpt: str = MISSING  # folder of a run, its checkpoint, or a published name
     out: str = MISSING  # file to write
     format: str = "onnx"  # onnx (.onnx), torch (.pt2, for torch.export.load) or safetensors
+    trust: list[str] = field(default_factory=list)
+
+
+@dataclass
+class DemoConf:
+    """Settings of `demo`."""
+
+    ckpt: str = MISSING  # folder of a run, its checkpoint, or a published name
+    port: int = 7860  # of this machine; 0 takes a free one
+    device: str = "auto"  # cpu, cuda or auto: cuda if there is one
     trust: list[str] = field(default_factory=list)
 
 
@@ -256,6 +267,7 @@ SCHEMAS: dict[str, Any] = {
     "check_data": CheckDataConf,
     "complexity": ComplexityConf,
     "convert": ConvertConf,
+    "demo": DemoConf,
     "export": ExportConf,
     "import_data": IMPORT_DATA,
     "memory": MemoryConf,

@@ -14,7 +14,7 @@ from axialseg.formats.coco_panoptic import color_like_ids, official_categories, 
 from axialseg.formats.id_png import rgb_from_ids
 from axialseg.panoptic.categories import Categories, Category
 from axialseg.panoptic.panoptic_map import PanopticSegments, segments_from_panoptic_map
-from axialseg.visualization.panoptic import panoptic_overlay
+from axialseg.visualization.panoptic import panoptic_overlay, segment_colors
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +135,11 @@ class Segmentation:
     def plot(self) -> Image.Image:
         """The segments painted over the image, see `panoptic_overlay`."""
         return Image.fromarray(panoptic_overlay(self.image, self._table, self.categories))
+
+    @cached_property
+    def colors(self) -> NDArray[np.uint8]:
+        """RGB of the segments in pictures, uint8 ``[S, 3]``."""
+        return segment_colors(self._table, self.categories)[1:].astype(np.uint8)
 
     @cached_property
     def _table(self) -> PanopticSegments:

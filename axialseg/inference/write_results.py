@@ -13,6 +13,7 @@ from PIL import Image
 from axialseg.errors import UserError
 from axialseg.inference.pictures import Picture
 from axialseg.inference.segmentation import Segmentation
+from axialseg.machine.whole_file import whole_file
 
 OVERLAY = "_overlay"
 
@@ -47,10 +48,12 @@ def write_segmentation(found: Segmentation, target: Path) -> None:
         "categories": coco["categories"],
     }
     with writing(target.parent):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(found.id_picture()).save(picture, compress_level=3)
-        found.plot().save(_with_ending(target, f"{OVERLAY}.jpg"), quality=90)
-        _with_ending(target, ".json").write_text(json.dumps(table, indent=1) + "\n")
+        with whole_file(picture) as draft:
+            Image.fromarray(found.id_picture()).save(draft, compress_level=3)
+        with whole_file(_with_ending(target, f"{OVERLAY}.jpg")) as draft:
+            found.plot().save(draft, quality=90)
+        with whole_file(_with_ending(target, ".json")) as draft:
+            draft.write_text(json.dumps(table, indent=1) + "\n")
 
 
 def read_frames(path: Path) -> tuple[float, int, Iterator[Picture]]:

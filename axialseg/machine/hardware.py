@@ -119,6 +119,23 @@ def configure_torch(hardware: Hardware) -> None:
         torch.set_num_threads(cpu_count())
 
 
+def inference_device(wanted: str) -> str:
+    """The device for one network: what is wanted, or for `auto` a GPU if there is one.
+
+    Args:
+        wanted: cpu, cuda or auto.
+
+    Raises:
+        UserError: there is no GPU.
+    """
+    import torch
+
+    is_there = torch.cuda.is_available()
+    if wanted == "cuda" and not is_there:
+        raise UserError("device=cuda, but no GPU is visible; use device=cpu")
+    return "cuda" if is_there and wanted != "cpu" else "cpu"
+
+
 def check_compiler() -> None:
     """Refuses `torch.compile` where it would fail in the middle of the first step.
 

@@ -1,11 +1,15 @@
+import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 import yaml
 
 import axialseg
+from axialseg.checkpoints.model_card import RunFacts, model_card
 from axialseg.commands import share
 from axialseg.errors import UserError
 
@@ -84,6 +88,45 @@ def test_what_cannot_be_built(key: str, value: object, folder: Path, tmp_path: P
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(UserError, match=r"does not describe a model|may only build"):
         axialseg.load(tmp_path)
+
+
+def test_upload_when_asked(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
+) -> None:
+    """The hub's package is played: nothing may leave this machine."""
+    calls: list[tuple[str, dict[str, object]]] = []
+
+    class HfApi:
+        def create_repo(self, name: str, **options: object) -> str:
+            calls.append((name, options))
+            return f"https://hub/{name}"
+
+        def upload_folder(self, **options: object) -> None:
+            calls.append(("folder", options))
+            if options["repo_id"] == "me/refused":
+                raise RuntimeError("no token\nand a long story")
+
+    hub = ModuleType("huggingface_hub")
+    hub.HfApi = HfApi  # type: ignore[attr-defined]
+    hub.__spec__ = ModuleSpec("huggingface_hub", None)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    lines = [f"ckpt={trained_run}", f"out={tmp_path / 'model'}"]
+    share.share(lines)
+    assert calls == []
+    share.share([*lines, "push=me/model"])
+    created, uploaded = calls
+    assert created == ("me/model", {"private": True, "exist_ok": True})
+    assert uploaded[1]["folder_path"] == tmp_path / "model"
+    message = refusal(share.main, [*lines, "push=me/refused"])
+    assert "is written, but me/refused did not take it (no token)" in message
+    assert "push=model must be <user>/<name>" in refusal(share.main, [*lines, "push=model"])
+
+
+def test_card_of_the_authors_weights() -> None:
+    facts = RunFacts(data="cityscapes", source="g3doc/projects/axial_deeplab.md")
+    card = model_card("axial_swidernet_1_1_1", True, 60000, 1, ["road"], facts, "other")
+    assert "deeplab2's authors (github.com/google-research/deeplab2, g3doc/projects/" in card
+    assert "Cityscapes may be used for non-commercial purposes only." in card
 
 
 def test_a_place_that_cannot_be_written(trained_run: Path, tmp_path: Path) -> None:
