@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -39,6 +40,12 @@ def pytest_runtest_makereport(
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The suite leaves the user's cache alone."""
     os.environ["AXIALSEG_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def _can_be_stopped() -> None:
+    """A handler that an earlier run has left would keep processes that a test forks alive."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -74,7 +74,7 @@ def test_attention(run_folder: Path, picture: Path, command: Command, refusal: R
     command(attention.main, [*query, "layer=pixel_decoder.stages.0.blocks.0", f"output={output}"])
     assert output.is_file()
     message = refusal(attention.main, [*query, "layer=transformers.0", "output=none.png"])
-    assert "layer=transformers.0 is no layer of this model; name one of backbone" in message
+    assert "layer=transformers.0 is not a layer of this model; name one of backbone" in message
 
 
 def test_start_with_other_classes(

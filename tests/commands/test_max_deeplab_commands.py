@@ -83,8 +83,10 @@ def test_resumes_and_starts_from_a_checkpoint(
 
 def test_wandb_panels(run_folder: Path) -> None:
     media = next(run_folder.glob("wandb/offline-run-*")) / "files/media"
-    assert len(list(media.glob("images/val/*.png"))) == 2 * 4  # two validations, four images
-    assert len(list(media.glob("table/val/*.json"))) >= 2
+    for name in ("images", "masks"):
+        pictures = list(media.glob(f"images/val/{name}_*.png"))
+        assert len(pictures) == 2 * 4  # two validations, four images
+    assert len(list(media.glob("table/classes/*.json"))) >= 2
 
 
 def test_attention_of_a_run(run_folder: Path, tmp_path: Path, command: Command) -> None:

@@ -98,8 +98,8 @@ def test_what_a_stranger_has_chosen_is_plain(
     resume = f"resume={tmp_path / 'strangers'}"
     with pytest.raises(SystemExit):
         command(train.main, [*own, resume, f"hydra.run.dir={tmp_path / 'run'}"])
-    said = f"error: {file} does not hold what a run has chosen; copy it again, or delete it\n"
-    assert capsys.readouterr().err == said
+    said = f"error: {file} does not hold what a run has chosen; copy it again, or delete it"
+    assert " ".join(capsys.readouterr().err.split()) == said
 
 
 def test_training_without_a_validation(
@@ -201,5 +201,5 @@ def test_auto_has_a_value_while_a_config_is_checked() -> None:
     assert open_settings(without_auto(cfg)) == []
     assert cfg.trainer.max_steps == "auto"
     for key, value in (("lr", "fast"), ("batch_size", 2.5), ("max_steps", True)):
-        with pytest.raises(UserError, match="number; give such a value, or auto"):
+        with pytest.raises(UserError, match=r"is not a (whole )?number; give one, or auto"):
             without_auto(config(**{key: value}))

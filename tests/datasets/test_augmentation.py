@@ -168,6 +168,7 @@ def data_config(root: Path, workers: int, *overrides: str) -> DictConfig:
                     for count in ("train_images=10", "val_images=2")
                 ),
                 "data.crop_size=[33,33]",
+                "trainer.accumulate_grad_batches=1",
                 f"data.num_workers={workers}",
                 *overrides,
             ],

@@ -128,7 +128,7 @@ def test_images_without_ground_truth_have_the_new_classes(tmp_path: Path) -> Non
     factory = partial(ImageFolder, categories=COCO)
 
     def opened(root: str | Path) -> ImageFolder:
-        return factory(folder=Path(root) / "train2017")
+        return factory(root=Path(root) / "train2017")
 
     dataset = open_dataset(opened, tmp_path, ClassChanges(things=[]))
     assert dataset.categories.thing_ids == ()

@@ -41,6 +41,7 @@ def config(root: Path, num_workers: int) -> DictConfig:
                 "+data.val_dataset.train_images=10",
                 "+data.val_dataset.val_images=2",
                 "data.crop_size=[33,33]",
+                "trainer.accumulate_grad_batches=1",
                 f"data.num_workers={num_workers}",
                 f"data.cache={num_workers == 0}",
                 "data.repeat_threshold=0.6",
