@@ -49,7 +49,7 @@ def read_class_list(source: str) -> list[ListedClass]:
             ``.txt`` of one name a line, CVAT's labelmap.txt included.
 
     Raises:
-        UserError: the file is missing or is no such list.
+        UserError: the file is missing or is not such a list.
     """
     if source == "voc":
         return [ListedClass(name, n, voc_color(n), None) for n, name in enumerate(VOC_NAMES)]
@@ -132,7 +132,7 @@ def _labelmap_row(line: str) -> dict[str, Any]:
 
 
 def _number(text: Any) -> Any:
-    """A text of digits as its number; a table knows nothing but texts."""
+    """A text of digits as its number; a table holds texts only."""
     is_number = isinstance(text, str) and text.strip().isdecimal()
     return int(text) if is_number else text
 

@@ -2,7 +2,8 @@
 
 Source: the format page of cocodataset.org ("Object Detection"). CVAT, Label Studio, Roboflow and
 labelme2coco write it with small liberties: numbers as texts, paths of their own, categories that
-never occur. Files may be given for each split (folders or names with train, val or valid).
+never occur. There may be a file for each split; its name or folder then has train, val or valid in
+it.
 """
 
 from collections import Counter
@@ -49,7 +50,7 @@ class CocoInstances:
             rest: name of the stuff class of all pixels without a shape; None leaves them void.
 
         Raises:
-            UserError: a file is no such file, or no photograph is found.
+            UserError: a file is not of this format, or no photograph is found.
         """
         self.counts: Counter[str] = Counter()
         self.images: list[SourceImage] = []

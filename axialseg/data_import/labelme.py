@@ -60,7 +60,7 @@ class LabelmeFolder:
             rest: name of the stuff class of all pixels without a shape; None leaves them void.
 
         Raises:
-            UserError: a file is no file of labelme, or no photograph is found.
+            UserError: a file is not one of labelme's, or no photograph is found.
         """
         self.counts: Counter[str] = Counter()
         self.images: list[SourceImage] = []
@@ -181,7 +181,7 @@ class LabelmeFolder:
 
 
 def is_labelme(path: Path) -> bool:
-    """Whether a JSON file is one of labelme's; raises a UserError if it is no JSON."""
+    """Whether a JSON file is one of labelme's; raises a UserError if it is not JSON."""
     content = read_json(path)
     return isinstance(content, dict) and "shapes" in content
 

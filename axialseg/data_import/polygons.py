@@ -88,7 +88,7 @@ def _unpacked(text: str) -> list[int]:
 
 
 def _points(part: Any) -> list[float] | None:
-    """The coordinates of a polygon; None if it is none."""
+    """The coordinates of a polygon; None if it is not a polygon."""
     try:
         points = np.asarray(part, np.float64).ravel()
     except (TypeError, ValueError, OverflowError):

@@ -224,7 +224,7 @@ def _paint_crowd(canvas: Image, id_map: NDArray[np.int32], number: int, rng: Gen
 
 
 def _hue(class_id: int | None, rng: Generator) -> float:
-    """Hue in turns: mostly near the preference of the class, else any."""
+    """A hue, 0..1: mostly near the one that the class prefers, else any."""
     if class_id is not None and rng.random() < HUE_PREFERENCE:
         return float(rng.normal(PREFERRED_HUE[class_id], HUE_SPREAD) % 1)
     return float(rng.random())

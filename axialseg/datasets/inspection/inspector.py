@@ -236,7 +236,7 @@ def compare_names(
 def missing_names(
     folder: Path, names: Iterable[str], present: Set[str] | None = None
 ) -> Iterator[str]:
-    """The names below a folder that are no file.
+    """The names below a folder that do not belong to a file.
 
     Args:
         folder: is searched with all folders in it.
@@ -252,7 +252,7 @@ def missing_names(
 
 
 def _absence(path: Path) -> str:
-    """How a file is not there."""
+    """In what way a file is missing."""
     if path.is_symlink() and not path.exists():
         return "is a link to nothing"
     return "is not a file" if path.exists() else "does not exist"
@@ -261,7 +261,7 @@ def _absence(path: Path) -> str:
 def list_files(folder: Path, suffixes: Sequence[str]) -> Iterator[str]:
     """Names below a folder, with ``/`` between folders, of files with one of the suffixes.
 
-    A link to nothing, a folder or a named pipe of such a name is none.
+    A link to nothing, a folder or a named pipe of such a name is not a file.
     """
     endings = tuple(suffix.lower() for suffix in suffixes)
     pending = [""]
