@@ -81,9 +81,10 @@ class Preemption(pl.Callback):
             self._stop(trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Gives the signals back."""
+        """Gives the signals back, but for those that Lightning has given back to the process."""
         for number, handler in self._earlier.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == self._note:
+                signal.signal(number, handler)
         self._earlier = {}
 
     def on_exception(

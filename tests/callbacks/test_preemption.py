@@ -52,6 +52,14 @@ def test_signal_saves_the_step_and_ends_with_75(tmp_path: Path, number: signal.S
     assert signal.getsignal(number) is handler
 
 
+def test_a_run_that_ends_gives_the_signals_back(tmp_path: Path) -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
+    trainer = toy_trainer(tmp_path, 2, callbacks=[Preemption()])
+    trainer.fit(toy_task(2), datamodule=ToyData())
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
 def test_the_run_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
     whole, resumed = toy_task(8), toy_task(8)
     toy_trainer(tmp_path, 8).fit(whole, datamodule=ToyData())
