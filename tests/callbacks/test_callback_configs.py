@@ -25,3 +25,4 @@ def test_callbacks_build(name: str) -> None:
     if name != "evaluation":
         assert built["last_checkpoint"].every_n_steps == 7
     assert ("ema" in built) == (name == "ema")
+    assert ("early_stopping" in built) == (name == "early_stopping")
