@@ -1,14 +1,24 @@
-"""What a trained Panoptic-DeepLab model loses, and by which head: oracle scores of a run.
+"""What a trained Panoptic-DeepLab model loses, and by which head.
 
-``python benchmarks/learning_errors.py run=outputs/...`` scores the run's newest checkpoint on
-training and on validation images without augmentation, then gives it the ground truth of one head
-at a time. The difference to the first row is what that head costs. ``images=64`` of each split.
+    python benchmarks/learning_errors.py RUN [--images N]
+    python benchmarks/learning_errors.py --quick
+
+RUN is the folder of a run; its newest checkpoint is scored on the first images of the training and
+of the validation data, without augmentation. Training and validation alike: the model has not
+learned enough; training far better: it knows the images by heart. Then it is given the ground truth
+of one head at a time. What that adds is what the head costs. Missed things are counted by what the
+prediction has in their place, and by their size. ``--quick`` trains for two steps first.
 """
 
+import argparse
+import os
+import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,8 +37,10 @@ from axialseg.metrics.panoptic_quality import (
     match_segments,
 )
 from axialseg.metrics.segment_overlap import segment_overlap
+from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.panoptic_map import PanopticSegments, segments_from_panoptic_map
 
+SIZES = ("small", "medium", "large")  # under 150, under 500 pixels, and more
 SEMANTIC, CENTER, OFFSET = "semantic", "center", "offset"
 ORACLES: dict[str, tuple[str, ...]] = {
     "as predicted": (),
@@ -50,7 +62,8 @@ class Example(NamedTuple):
 
 @torch.inference_mode()
 def examples(model: LoadedModel, split: str, images: int) -> Iterator[Example]:
-    """The first images of a split that keep their size in the evaluation."""
+    """The first images of a split; the evaluation must keep their size."""
+    assert isinstance(model.categories, Categories)
     dataset = build_panoptic_dataset(OmegaConf.create(model.config["data"]), split)
     targets = PanopticDeepLabTargets(sigma=model.config["model"]["targets"]["sigma"])
     for index in range(min(images, len(dataset))):
@@ -63,13 +76,15 @@ def examples(model: LoadedModel, split: str, images: int) -> Iterator[Example]:
         cut = PanopticHeads(*(head[..., :height, :width] for head in heads))
         truth = targets(sample.segments, model.categories)
         yield Example(
-            cut, {name: torch.from_numpy(np.asarray(v)) for name, v in truth.items()},
+            cut,
+            {name: torch.from_numpy(np.asarray(v)) for name, v in truth.items()},
             sample.segments,
         )
 
 
 def panoptic(model: LoadedModel, example: Example, oracles: tuple[str, ...]) -> NDArray[np.int32]:
     """The panoptic map with the ground truth in place of some heads."""
+    assert isinstance(model.categories, Categories)
     heads, truth = example.heads, example.truth
     semantic = heads.semantic[0].argmax(0)
     if SEMANTIC in oracles:
@@ -80,47 +95,83 @@ def panoptic(model: LoadedModel, example: Example, oracles: tuple[str, ...]) -> 
     return model.postprocess.single(semantic, center, offset).panoptic.numpy()
 
 
-def confusions(prediction: PanopticSegments, target: PanopticSegments, count: Counter) -> None:
-    """Counts what became of each missed thing: the same mask by another name, or no mask."""
+def confusions(
+    prediction: PanopticSegments, target: PanopticSegments, count: Counter[tuple[str, str]]
+) -> None:
+    """Counts what became of each missed segment: the same mask by another name, or a worse one."""
     overlap = segment_overlap(prediction, target)
     for row in match_segments(overlap).missed.tolist():
         shared = overlap.pixels[row + 1, 1:]
         if not len(shared):
-            count["missed", "alone"] += 1
             continue
         best = int(shared.argmax())
-        union = overlap.target_area[row] + overlap.predicted_area[best] - shared[best]
-        iou = shared[best] / union
-        size = int(overlap.target_area[row])
+        area = int(overlap.target_area[row])
+        iou = shared[best] / (area + overlap.predicted_area[best] - shared[best])
         kind = "wrong class" if iou > 0.5 else "poor mask" if iou > 0.2 else "no mask"
-        count[kind, "small" if size < 150 else "medium" if size < 500 else "large"] += 1
+        count[kind, SIZES[(area >= 150) + (area >= 500)]] += 1
 
 
 def quality(result: PanopticQualityResult) -> str:
     """PQ of all, things and stuff."""
-    return "  ".join(f"{100 * group.pq:5.1f}" for group in (result.all, result.things, result.stuff))
+    return "  ".join(
+        f"{100 * group.pq:5.1f}" for group in (result.all, result.things, result.stuff)
+    )
 
 
-def main(arguments: list[str]) -> None:
-    """Prints the tables."""
-    given = dict(argument.split("=", 1) for argument in arguments)
-    model = axialseg.load(given["run"])
+def report(run: str, images: int) -> None:
+    """Prints the tables of a run."""
+    model = axialseg.load(run)
+    categories = model.categories
+    assert isinstance(categories, Categories)
     for split in ("train", "val"):
-        shown = list(examples(model, split, int(given.get("images", 64))))
-        print(f"{split}: {len(shown)} images      PQ  things  stuff")
+        shown = list(examples(model, split, images))
+        print(f"{f'{split}: {len(shown)} images':28}   PQ  things  stuff")
         for name, oracles in ORACLES.items():
-            metric, count = PanopticQuality(model.categories), Counter[Any]()
+            metric, count = PanopticQuality(categories), Counter[tuple[str, str]]()
             for example in shown:
                 found = segments_from_panoptic_map(
-                    panoptic(model, example, oracles), model.categories.ignore_class
+                    panoptic(model, example, oracles), categories.ignore_class
                 )
                 metric.update(segment_overlap(found, example.segments))
                 if not oracles:
                     confusions(found, example.segments, count)
             print(f"  {name:26}{quality(metric.compute())}")
-            if count:
-                print("   ", dict(sorted(count.items())))
+            for what in sorted({what for what, _ in count}):
+                sizes = ", ".join(f"{count[what, size]} {size}" for size in SIZES)
+                print(f"    missed, {what + ':':14}{sizes}")
+
+
+def short_run(folder: str) -> str:
+    """Two steps of the default job on a few images."""
+    train = Path(__file__).resolve().parents[1] / "train.py"
+    small = ["data.crop_size=[33,33]", "schedule.batch_size=2", "schedule.warmup_steps=0"]
+    counts = [
+        f"+data.{split}_dataset.{count}"
+        for split in ("train", "val")
+        for count in ("train_images=4", "val_images=4")
+    ]
+    where = [f"data.root={folder}/shapes", f"hydra.run.dir={folder}/run", "hardware=cpu"]
+    steps = ["trainer.max_steps=2", "trainer.val_check_interval=2", "callbacks.images=null"]
+    command = [sys.executable, str(train), *small, *counts, *where, *steps]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=dict(os.environ))
+    return f"{folder}/run"
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", nargs="?", help="folder of a run")
+    parser.add_argument("--images", type=int, default=64, help="of each split")
+    parser.add_argument("--quick", action="store_true", help="two steps, four images")
+    options = parser.parse_args()
+    if options.quick:
+        with tempfile.TemporaryDirectory() as folder:
+            report(short_run(folder), 4)
+    elif options.run is None:
+        parser.error("give the folder of a run")
+    else:
+        report(options.run, options.images)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -63,9 +63,13 @@ class Adam(Optimizer):
         """Makes one step and returns the loss of the closure, which is called first if given."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
-            for step, params in self._by_step(group["params"]).items():
-                self._step_together(params, step, group)
+            self._step_group(group)
         return loss
+
+    def _step_group(self, group: dict[str, Any]) -> None:
+        """Steps all tensors of a group."""
+        for step, params in self._by_step(group["params"]).items():
+            self._step_together(params, step, group)
 
     def _by_step(self, params: list[Tensor]) -> dict[tuple[Any, ...], list[Tensor]]:
         """Counts the step of each tensor that has a gradient.

@@ -20,6 +20,7 @@ def parameter_groups(
     backbone_lr_multiplier: float = 1.0,
     decay_tables: bool = True,
     layer_decay: float = 1.0,
+    normed_kernels_apart: bool = False,
 ) -> list[dict[str, Any]]:
     """Groups for an optimiser.
 
@@ -36,15 +37,18 @@ def parameter_groups(
         layer_decay: factor on the rate from each layer of the backbone to the one below, 0..1. The
             deepest layer has it once, the stem most often; see `backbone_layers`. Whatever is not
             part of the backbone has the base rate.
+        normed_kernels_apart: the kernels of `normed_kernels` have groups of their own, marked
+            ``"normed": True``, for `Muon`.
 
     Returns:
         Groups ``{"params", "lr", "weight_decay"}``, none of them empty, those at the base rate
-        first, then by falling rate; one to four without `layer_decay`. Frozen parameters are in
-        none.
+        first, then by falling rate; one to four without `layer_decay` and normed kernels. Frozen
+        parameters are in none.
     """
     layers = backbone_layers(net) if layer_decay != 1.0 else {}
     count = len(set(layers.values()))
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    normed = normed_kernels(net) if normed_kernels_apart else set()
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in net.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -53,13 +57,27 @@ def parameter_groups(
             multiplier *= layer_decay ** (count - layers[name])
         decays = parameter.ndim > 1 and (decay_tables or name.endswith(".weight"))
         decay = weight_decay if decays else 0.0
-        groups.setdefault((multiplier, decay), []).append(parameter)
+        groups.setdefault((multiplier, decay, name in normed), []).append(parameter)
     # The sort is stable: equal keys cannot occur, and the base rate (1.0) comes first.
-    ordered = sorted(groups.items(), key=lambda item: (item[0][0] != 1.0, -item[0][0], -item[0][1]))
+    ordered = sorted(groups.items(), key=lambda item: (item[0][0] != 1.0, *(-v for v in item[0])))
     return [
         {"params": parameters, "lr": lr * multiplier, "weight_decay": decay}
-        for (multiplier, decay), parameters in ordered
+        | ({"normed": True} if is_normed else {})
+        for (multiplier, decay, is_normed), parameters in ordered
     ]
+
+
+def normed_kernels(net: nn.Module) -> set[str]:
+    """Names of the kernels whose length a norm takes out: of dense convolutions without a bias.
+
+    A convolution without a bias has a norm behind it, here as in all of these papers. Depth-wise
+    kernels are left out: a channel of theirs is no matrix.
+    """
+    return {
+        f"{name}.weight"
+        for name, module in net.named_modules()
+        if isinstance(module, nn.Conv1d | nn.Conv2d) and module.bias is None and module.groups == 1
+    }
 
 
 def backbone_layers(net: nn.Module) -> dict[str, int]:
