@@ -39,7 +39,7 @@ class Muon(Adam):
         betas: tuple[float, float] = (0.9, 0.999),
         epsilon: float = 1e-7,
         weight_decay: float = 0.0,
-        turn: float = 16.0,
+        turn: float = 5.0,
         momentum: float = 0.6,
     ) -> None:
         """Takes groups of parameters; a group may set any of the other arguments.
