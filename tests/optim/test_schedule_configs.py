@@ -36,8 +36,8 @@ def load(name: str, *overrides: str) -> DictConfig:
 
 def test_every_file_is_tested() -> None:
     files = {file.stem for file in (CONF / "schedule").glob("*.yaml")}
-    # deeplab is their common part; ImageNet's and that of own data have tests of their own.
-    assert files - {"deeplab", "imagenet", "own_data"} == set(RECIPES)
+    # base and deeplab are their common part; ImageNet's and that of own data have tests of their own.
+    assert files - {"base", "deeplab", "imagenet", "own_data"} == set(RECIPES)
 
 
 @pytest.mark.parametrize("name", RECIPES)
