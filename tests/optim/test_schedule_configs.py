@@ -11,6 +11,7 @@ from published_models import model_config
 from torch import nn
 
 from axialseg.config.auto import open_settings, without_auto
+from axialseg.config.schema import register_schemas
 from axialseg.optim.adam import Adam
 from axialseg.optim.lookahead import Lookahead
 
@@ -30,6 +31,7 @@ RECIPES = {
 
 
 def load(name: str, *overrides: str) -> DictConfig:
+    register_schemas()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(f"schedule/{name}", list(overrides))
 
