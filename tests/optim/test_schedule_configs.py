@@ -38,7 +38,7 @@ def load(name: str, *overrides: str) -> DictConfig:
 
 def test_every_file_is_tested() -> None:
     files = {file.stem for file in (CONF / "schedule").glob("*.yaml")}
-    # base and deeplab are their common part; ImageNet's and that of own data have tests of their own.
+    # base and deeplab are common parts; ImageNet's and that of own data have their own tests.
     assert files - {"base", "deeplab", "imagenet", "own_data"} == set(RECIPES)
 
 
