@@ -131,7 +131,7 @@ def our_stages(case: Case, clock: Clock) -> Iterator[None]:
         (cityscapes, "read_rgb", "read and decode image"),
         (coco, "read_segments", "read and decode ids"),
         (cityscapes, "read_instance_ids", "read and decode ids"),
-        (cityscapes, "segments_from_instance_ids", "read and decode ids"),
+        (cityscapes, "runs_from_instance_ids", "read and decode ids"),
         (transforms, "_colored", "colour"),
         (resampling, "resample_image", "scale and crop"),
         (transforms, "resample_ids", "scale and crop"),

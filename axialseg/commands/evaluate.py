@@ -338,7 +338,9 @@ def _rescore(cfg: DictConfig, folder: Path) -> float:
     from axialseg.evaluation.rescoring import PredictionFiles, rescore
     from axialseg.evaluation.summary import summarize
     from axialseg.evaluation.tables import metrics_record, metrics_table
+    from axialseg.machine.freed_memory import keep_freed_memory
 
+    keep_freed_memory()
     datamodule = build_evaluation_data(cfg)
     if not isinstance(datamodule, PanopticDataModule):
         raise UserError("predictions=... are panoptic; give data=<a panoptic data set>")

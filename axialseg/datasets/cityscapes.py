@@ -30,18 +30,18 @@ from axialseg.datasets.inspection.inspector import Inspector, refuse_first_error
 from axialseg.datasets.paths import check_paths, names_outside, outside_text
 from axialseg.datasets.sample import PanopticSample, PanopticTruth
 from axialseg.errors import UserError
-from axialseg.formats.cityscapes import read_instance_ids, segments_from_instance_ids
+from axialseg.formats.cityscapes import read_instance_ids, runs_from_instance_ids
 from axialseg.formats.coco_annotations import (
     CocoPanopticAnnotations,
     annotations_of,
     class_presence,
-    read_segments,
+    read_segment_runs,
 )
 from axialseg.formats.id_png import check_size
 from axialseg.formats.panoptic_table import PanopticTable
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.cityscapes_classes import CITYSCAPES
-from axialseg.panoptic.panoptic_map import PanopticSegments
+from axialseg.panoptic.panoptic_map import SegmentRuns
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Cityscapes:
         image.setflags(write=False)
         segments = None
         if item.split != TEST_SPLIT:
-            segments = self._read_segments(item, image.shape[:2])
+            segments = self._read_runs(item, image.shape[:2]).paint()
             segments.id_map.setflags(write=False)
         return PanopticSample(image, segments, item.image_id, str(path), path.name)
 
@@ -98,7 +98,7 @@ class Cityscapes:
         """
         assert self._is_complete
         item = self.files.item(index)
-        segments = None if item.split == TEST_SPLIT else self._read_segments(item, None)
+        segments = None if item.split == TEST_SPLIT else self._read_runs(item, None)
         return PanopticTruth(segments, item.image_id, str(self.files.image(item)))
 
     def inspector(self) -> Inspector:
@@ -111,7 +111,7 @@ class Cityscapes:
         presence = np.zeros((len(self), self.categories.semantic_channels), bool)
         for index, row in enumerate(presence):
             path = self.files.instance_ids(self.files.item(index))
-            row[segments_from_instance_ids(read_instance_ids(path), path).class_ids] = True
+            row[runs_from_instance_ids(read_instance_ids(path), path).class_ids] = True
         return presence
 
     @cached_property
@@ -123,12 +123,12 @@ class Cityscapes:
         folders = [f"{self.files.annotation_folder}/{s}" for s in self.files.labelled_splits]
         check_paths(self.files.root, folders, [])
 
-    def _read_segments(self, item: Item, size: tuple[int, int] | None) -> PanopticSegments:
+    def _read_runs(self, item: Item, size: tuple[int, int] | None) -> SegmentRuns:
         path = self.files.instance_ids(item)
         ids = read_instance_ids(path)
         if size is not None:
             check_size(path, ids, self.files.image(item).name, size)
-        return segments_from_instance_ids(ids, path)
+        return runs_from_instance_ids(ids, path)
 
 
 class CityscapesPanoptic(Cityscapes):
@@ -179,7 +179,8 @@ class CityscapesPanoptic(Cityscapes):
         tables = [self.files.panoptic(s).relative_to(root) for s in self.files.labelled_splits]
         check_paths(root, [str(t.with_suffix("")) for t in tables], [str(t) for t in tables])
 
-    def _read_segments(self, item: Item, size: tuple[int, int] | None) -> PanopticSegments:
+    def _read_runs(self, item: Item, size: tuple[int, int] | None) -> SegmentRuns:
         annotations = self._annotations[item.split]
         folder = annotations.path.with_suffix("")
-        return read_segments(annotations, self._positions[item.split][item.image_id], folder, size)
+        position = self._positions[item.split][item.image_id]
+        return read_segment_runs(annotations, position, folder, size)

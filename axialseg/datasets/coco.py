@@ -32,6 +32,7 @@ from axialseg.formats.coco_annotations import (
     class_presence,
     listed_categories,
     read_image_list,
+    read_segment_runs,
     read_segments,
     without_images,
 )
@@ -172,7 +173,7 @@ class CocoPanoptic:
         image_ids, image_files = self._images
         segments = None
         if self.panoptic_folder is not None:
-            segments = read_segments(self._annotations, index, self.panoptic_folder)
+            segments = read_segment_runs(self._annotations, index, self.panoptic_folder)
         path = self.image_folder / str(image_files[index])
         return PanopticTruth(segments, image_ids[index].item(), str(path))
 

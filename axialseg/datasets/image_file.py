@@ -3,7 +3,6 @@
 from io import BytesIO
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
@@ -62,7 +61,7 @@ def _pixels(content: bytes) -> NDArray[np.uint8]:
     """The pixels of a file as stored."""
     pixels = decode_plain_image(content)
     if pixels is not None:
-        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
+        return pixels
     with Image.open(BytesIO(content)) as image:
         if image.mode.startswith("I;16"):
             grey = (np.asarray(image) >> 8).astype(np.uint8)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from axialseg.panoptic.categories import Categories
-from axialseg.panoptic.panoptic_map import PanopticSegments
+from axialseg.panoptic.panoptic_map import PanopticSegments, SegmentRuns
 
 
 class PanopticSample(NamedTuple):
@@ -48,7 +48,7 @@ class PanopticDataset(Protocol):
 class PanopticTruth(NamedTuple):
     """The ground truth of one image, without it; the fields are those of `PanopticSample`."""
 
-    segments: PanopticSegments | None
+    segments: SegmentRuns | None
     image_id: int | str
     file_name: str
 

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from axialseg.metrics.boundary import boundary_classes, boundary_overlap
-from axialseg.metrics.segment_overlap import SegmentOverlap, segment_overlap
+from axialseg.metrics.segment_overlap import SegmentOverlap, run_overlap, segment_overlap
 from axialseg.metrics.semantic_iou import class_confusion
 from axialseg.panoptic.categories import Categories
-from axialseg.panoptic.panoptic_map import PanopticSegments
+from axialseg.panoptic.panoptic_map import PanopticSegments, SegmentRuns
 
 
 class ImageScore(NamedTuple):
@@ -126,11 +126,11 @@ def score_image(
     )
 
 
-def score_segments(
+def score_runs(
     position: int,
     file_name: str,
-    prediction: PanopticSegments,
-    target: PanopticSegments,
+    prediction: SegmentRuns,
+    target: SegmentRuns,
     categories: Categories,
     with_boundary: bool = False,
 ) -> ImageScore:
@@ -140,19 +140,23 @@ def score_segments(
         ValueError: see `score_image`.
     """
     if with_boundary:
-        semantic = prediction.semantic_map(categories.ignore_class)
+        painted = prediction.paint()
+        semantic = painted.semantic_map(categories.ignore_class)
         return score_image(
-            position, file_name, prediction, semantic, target, categories, with_boundary
+            position, file_name, painted, semantic, target.paint(), categories, with_boundary
         )
-    overlap = segment_overlap(prediction, target)
+    overlap = run_overlap(prediction, target)
     void = len(categories)
     true, predicted = (
         np.append(void, categories.positions(class_ids))
         for class_ids in (overlap.target_class, overlap.predicted_class)
     )
-    confusion = np.zeros((void + 1, void + 1), np.int64)
-    np.add.at(confusion, (true[:, None], predicted), overlap.pixels)
-    return ImageScore(position, file_name, overlap, _sparse(confusion[:-1]))
+    # Few classes are in an image, so a table of all pairs is mostly empty.
+    y, x = np.nonzero(overlap.pixels[1:])
+    codes, pair_of = np.unique(true[y + 1] * (void + 1) + predicted[x], return_inverse=True)
+    counts = np.bincount(pair_of, overlap.pixels[y + 1, x], len(codes)).astype(np.int64)
+    confusion = np.stack([*np.divmod(codes, void + 1), counts])
+    return ImageScore(position, file_name, overlap, confusion)
 
 
 def _sparse(table: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -277,7 +277,7 @@ def _viewer(
     """Four layers of one image under a slider."""
     sample = dataset.read(image.position)
     size = sample.image.shape[:2]
-    prediction = predictions.read(sample.image_id, sample.file_name, size).segments
+    prediction = predictions.read(sample.image_id, sample.file_name, size).segments.paint()
     layers = _layers(sample, prediction, dataset.categories)
     pictures = "".join(
         inline_jpeg(layer, name, 75) for name, layer in zip(LAYERS, layers, strict=True)

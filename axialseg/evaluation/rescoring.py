@@ -1,27 +1,39 @@
 """Scores anyone's predictions from files in COCO's panoptic format, without a model."""
 
+import multiprocessing
 import os
+import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from axialseg.datasets.sample import PanopticDataset, PanopticTruth, TruthDataset
 from axialseg.errors import UserError
-from axialseg.evaluation.image_score import ImageScore, score_segments
+from axialseg.evaluation.image_score import ImageScore, score_runs
 from axialseg.formats.coco_annotations import (
     CocoPanopticAnnotations,
     parse_annotations,
     read_annotations,
-    read_segments,
+    read_segment_runs,
 )
 from axialseg.formats.json_file import read_json
+from axialseg.machine.child_process import (
+    end_with_parent,
+    leave_signals_to_parent,
+    stop_signals_blocked,
+)
+from axialseg.machine.hardware import cpu_count
 from axialseg.panoptic.categories import Categories
-from axialseg.panoptic.panoptic_map import PanopticSegments
+from axialseg.panoptic.panoptic_map import SegmentRuns
+
+IMAGES_PER_TASK = 64  # a process takes as long to start as a hundred images
 
 
 class ReadPrediction(NamedTuple):
@@ -32,7 +44,7 @@ class ReadPrediction(NamedTuple):
         scores: float64 ``[P]``; None if the file has none.
     """
 
-    segments: PanopticSegments
+    segments: SegmentRuns
     scores: NDArray[np.float64] | None
 
 
@@ -79,7 +91,7 @@ class PredictionFiles:
                 f"{len(self)} others: give the file of this data set and split, with all images."
             )
         height, width = size
-        segments = read_segments(self._annotations, place, self._folder, (height, width))
+        segments = read_segment_runs(self._annotations, place, self._folder, (height, width))
         start, end = self._annotations.offsets[place : place + 2]
         scores = None if self._scores is None else self._scores[start:end]
         return ReadPrediction(segments, scores)
@@ -146,15 +158,61 @@ def rescore(
     Raises:
         UserError: a file of either is missing, damaged or does not fit.
     """
-    score = partial(_score, dataset, predictions, with_boundary)
-    images = []
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        # In parts, so that not all images are in memory, and an error ends it soon.
-        for start in range(0, len(dataset), 64):
-            part = range(start, min(start + 64, len(dataset)))
-            images += [image for image in threads.map(score, part) if image is not None]
-            progress(part.stop)
+    length = len(dataset)
+    shares = [
+        range(start, min(start + IMAGES_PER_TASK, length))
+        for start in range(0, length, IMAGES_PER_TASK)
+    ]
+    work = partial(_score, dataset, predictions, with_boundary)
+    pool = _pool(min(cpu_count(), len(shares)), work)
+    images: list[ImageScore] = []
+    try:
+        with stop_signals_blocked():
+            results = pool.map(_score_share, shares)
+        for share, result in zip(shares, results, strict=True):
+            images += result
+            progress(share.stop)
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process that reads predictions was ended from outside, perhaps for want of memory; "
+            "end other programs and run this again."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)  # an error ends it soon
     return images
+
+
+Work = Callable[[int], ImageScore | None]
+
+
+def _pool(workers: int, work: Work) -> Executor:
+    """Processes where they start at once, as copies of this one; elsewhere threads."""
+    if workers > 1 and sys.platform == "linux":
+        context = multiprocessing.get_context("fork")
+        parent = os.getpid()
+        return ProcessPoolExecutor(workers, context, _start_process, (work, parent))
+    return ThreadPoolExecutor(max(workers, 1), initializer=_keep, initargs=(work,))
+
+
+_work: Work
+
+
+def _keep(work: Work) -> None:
+    """Keeps what the workers of a pool do."""
+    global _work
+    _work = work
+
+
+def _start_process(work: Work, parent: int) -> None:
+    """In a process of the pool; the processes are the parallelism."""
+    end_with_parent(parent)
+    leave_signals_to_parent()
+    cv2.setNumThreads(0)
+    _keep(work)
+
+
+def _score_share(positions: range) -> list[ImageScore]:
+    return [image for image in map(_work, positions) if image is not None]
 
 
 def _score(
@@ -163,8 +221,8 @@ def _score(
     segments, image_id, file_name = _truth(dataset, position)
     if segments is None:
         return None
-    found = predictions.read(image_id, file_name, segments.id_map.shape)
-    image = score_segments(
+    found = predictions.read(image_id, file_name, segments.size)
+    image = score_runs(
         position, file_name, found.segments, segments, dataset.categories, with_boundary
     )
     empty = int((image.overlap.predicted_area == 0).sum())
@@ -180,4 +238,5 @@ def _truth(dataset: PanopticDataset, position: int) -> PanopticTruth:
     if isinstance(dataset, TruthDataset):
         return dataset.read_truth(position)
     sample = dataset.read(position)
-    return PanopticTruth(sample.segments, sample.image_id, sample.file_name)
+    runs = None if sample.segments is None else sample.segments.to_runs()
+    return PanopticTruth(runs, sample.image_id, sample.file_name)

@@ -19,7 +19,7 @@ from axialseg.errors import UserError
 from axialseg.formats.damaged_image import image_reading
 from axialseg.formats.whole_file import read_file
 from axialseg.panoptic.cityscapes_classes import CITYSCAPES
-from axialseg.panoptic.panoptic_map import PanopticSegments, runs
+from axialseg.panoptic.panoptic_map import SegmentRuns, run_starts
 
 INSTANCE_DIVISOR = 1000
 # The label ids that PNGs may show, scored or not: unlabeled, ego vehicle, ..., bicycle.
@@ -65,7 +65,7 @@ def classes_of_instance_ids(values: NDArray[np.integer]) -> InstanceIdClasses:
     return InstanceIdClasses(class_ids, is_alone & CITYSCAPES.is_thing_table[class_ids])
 
 
-def segments_from_instance_ids(ids: NDArray[np.int32], path: Path) -> PanopticSegments:
+def runs_from_instance_ids(ids: NDArray[np.int32], path: Path) -> SegmentRuns:
     """The segments of an image, in ascending order of their ids, as the official script has them.
 
     Args:
@@ -75,7 +75,7 @@ def segments_from_instance_ids(ids: NDArray[np.int32], path: Path) -> PanopticSe
     Raises:
         UserError: an id is of no Cityscapes label.
     """
-    starts, lengths = runs(ids)
+    starts = run_starts(ids)
     values, first, value_of_run = np.unique(
         ids.ravel()[starts], return_index=True, return_inverse=True
     )
@@ -89,8 +89,9 @@ def segments_from_instance_ids(ids: NDArray[np.int32], path: Path) -> PanopticSe
         )
     is_scored = class_ids != CITYSCAPES.ignore_class
     numbers = np.where(is_scored, np.cumsum(is_scored), 0).astype(np.int32)
-    id_map = np.repeat(numbers[value_of_run], lengths).reshape(ids.shape)
-    return PanopticSegments(id_map, class_ids[is_scored], is_crowd[is_scored])
+    height, width = ids.shape
+    class_ids, is_crowd = class_ids[is_scored], is_crowd[is_scored]
+    return SegmentRuns((height, width), starts, numbers[value_of_run], class_ids, is_crowd)
 
 
 _CLASS_OF_LABEL = np.full(len(LABEL_IDS), CITYSCAPES.ignore_class, np.int64)

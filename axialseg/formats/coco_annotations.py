@@ -27,7 +27,7 @@ from axialseg.formats.panoptic_table import (
 from axialseg.formats.strict_values import StrictValues
 from axialseg.formats.whole_file import file_below
 from axialseg.panoptic.categories import Categories, contiguous_categories
-from axialseg.panoptic.panoptic_map import PanopticSegments, runs
+from axialseg.panoptic.panoptic_map import PanopticSegments, SegmentRuns, run_starts
 
 NAMED = 20  # images that a message names
 
@@ -264,6 +264,16 @@ def read_segments(
     panoptic_folder: str | Path,
     image_size: tuple[int, int] | None = None,
 ) -> PanopticSegments:
+    """Reads the segments of one image with their map; see `read_segment_runs`."""
+    return read_segment_runs(annotations, position, panoptic_folder, image_size).paint()
+
+
+def read_segment_runs(
+    annotations: CocoPanopticAnnotations,
+    position: int,
+    panoptic_folder: str | Path,
+    image_size: tuple[int, int] | None = None,
+) -> SegmentRuns:
     """Reads the segments of one image, in the order of the file.
 
     A segment that the JSON lists but the PNG lacks keeps its row, with area 0.
@@ -290,18 +300,19 @@ def read_segments(
     numbers = np.concatenate(([0], np.where(is_kept, np.cumsum(is_kept), 0)[order])).astype(
         np.int32
     )
-    starts, lengths = runs(ids)
+    starts = run_starts(ids)
     values = ids.ravel()[starts]
-    places = np.searchsorted(ascending, values).clip(max=len(ascending) - 1)
-    unlisted = starts[ascending[places] != values]
-    if unlisted.size:
-        y, x = divmod(int(unlisted[0]), ids.shape[1])
+    places = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
+    is_unlisted = ascending[places] != values
+    if is_unlisted.any():
+        y, x = divmod(int(starts[is_unlisted][0]), ids.shape[1])
         raise UserError(
             f"{path} has the id {ids[y, x]} at row {y}, column {x}, which {annotations.path} does "
             "not list for this image; take the JSON and the PNGs from the same release."
         )
-    id_map = np.repeat(numbers[places], lengths).reshape(ids.shape)
-    return PanopticSegments(id_map, class_ids[is_kept], annotations.is_crowd[rows][is_kept])
+    height, width = ids.shape
+    is_crowd = annotations.is_crowd[rows][is_kept]
+    return SegmentRuns((height, width), starts, numbers[places], class_ids[is_kept], is_crowd)
 
 
 def class_presence(annotations: CocoPanopticAnnotations) -> NDArray[np.bool_]:

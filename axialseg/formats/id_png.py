@@ -37,7 +37,7 @@ def read_id_png(path: Path, listed: NDArray[np.integer] | None = None) -> NDArra
         content = read_file(path)
         pixels = decode_plain_png(content)
         if pixels is not None:
-            return _ids_from_bgr(pixels)
+            return _ids_from_whole_rgb(pixels)
         with Image.open(BytesIO(content)) as image:
             if image.mode in ("RGB", "RGBA"):
                 if content.startswith(PNG_SIGNATURE) and content[24] == 16:
@@ -90,9 +90,9 @@ def ids_from_rgb(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
     return ids
 
 
-def _ids_from_bgr(pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Ids ``[H, W]`` of pixels in OpenCV's order, by the bytes of the id: R, G, B and one more."""
-    ids = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGBA).view("<i4")[..., 0]
+def _ids_from_whole_rgb(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """The same, faster: the bytes of an id are R, G, B and one more."""
+    ids = cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA).view("<i4")[..., 0]
     ids &= ID_LIMIT - 1
     return np.asarray(ids, np.int32)
 

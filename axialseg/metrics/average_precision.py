@@ -80,17 +80,47 @@ def coco_average_precision(
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.evaluate()
         evaluation.accumulate()
-        evaluation.summarize()
-    precision = evaluation.eval["precision"]  # [IoU, recall, class, size, detections]
-    per_class = (precision[:, :, k, 0, -1] for k in range(len(categories.thing_ids)))
-    return _precision(
-        [math.nan if value < 0 else float(value) for value in evaluation.stats[:6]],
-        [float(p[p > -1].mean()) if (p > -1).any() else math.nan for p in per_class],
-    )
+    precision = evaluation.eval["precision"][..., -1]  # [IoU, recall, class, size]
+    overlaps = evaluation.params.iouThrs
+    parts = [precision[..., 0], *(precision[overlaps == limit, ..., 0] for limit in (0.5, 0.75))]
+    parts += [precision[..., size] for size in (1, 2, 3)]
+    per_class = [precision[:, :, k, 0] for k in range(len(categories.thing_ids))]
+    return _precision([_mean(p) for p in parts], [_mean(p) for p in per_class])
+
+
+def _mean(precision: NDArray[np.float64]) -> float:
+    """Mean of what there is; -1 stands for nothing to find."""
+    values = precision[precision > -1]
+    return float(values.mean()) if values.size else math.nan
+
+
+class _Pair(NamedTuple):
+    """The things of one class in one image, the predicted ones in the order of their scores.
+
+    Attributes:
+        scores: float64 ``[D]``, descending.
+        found_area: float64 ``[D]``.
+        true_area: float64 ``[G]``.
+        is_crowd: bool ``[G]``.
+        partner: int64 ``[D]``, the one of the ground truth that each may match.
+        is_match: bool ``[IoU, D]``, whether it does at each IoU.
+    """
+
+    scores: NDArray[np.float64]
+    found_area: NDArray[np.float64]
+    true_area: NDArray[np.float64]
+    is_crowd: NDArray[np.bool_]
+    partner: NDArray[np.int64]
+    is_match: NDArray[np.bool_]
 
 
 class _OverlapEvaluation(COCOeval):
-    """pycocotools' evaluation, with the IoU taken from the overlaps in place of masks."""
+    """pycocotools' evaluation, with the IoU taken from the overlaps in place of masks.
+
+    Masks are disjoint, so as a rule a prediction has an IoU of 0.5 with one thing at most, and no
+    two with the same thing. Then the search for matches is a comparison, and it is the same for all
+    sizes of things. The other cases (crowds, an IoU of exactly 0.5) are left to pycocotools.
+    """
 
     def __init__(self, images: Sequence[ScoredImage], class_ids: Sequence[int]) -> None:
         dataset = COCO()
@@ -103,6 +133,8 @@ class _OverlapEvaluation(COCOeval):
             dataset.createIndex()
             super().__init__(dataset, COCO(), "segm")
         self.images = images
+        self.params.maxDets = [self.params.maxDets[-1]]
+        self._pairs: dict[tuple[int, int], _Pair | None] = {}
 
     def _prepare(self) -> None:
         self._gts: Rows = defaultdict(list)
@@ -119,9 +151,54 @@ class _OverlapEvaluation(COCOeval):
                 found["area"] = float(predicted_area[row])
                 self._dts[number, class_id].append(found)
 
+    def evaluateImg(self, imgId: int, catId: int, aRng: Sequence[float], maxDet: int) -> Any:
+        """Matches of one class in one image, of things of one size; None if there are none."""
+        key = imgId, catId
+        if key not in self._gts and key not in self._dts:
+            return None
+        if key not in self._pairs:
+            self._pairs[key] = self._pair(*key)
+        pair = self._pairs[key]
+        if pair is None:
+            return super().evaluateImg(imgId, catId, aRng, maxDet)
+        outside, is_ignored = (
+            (area < aRng[0]) | (area > aRng[1]) for area in (pair.found_area, pair.true_area)
+        )
+        is_ignored |= pair.is_crowd
+        ignored = is_ignored[pair.partner] if len(is_ignored) else outside
+        return {
+            "dtScores": pair.scores,
+            "dtMatches": pair.is_match,
+            "dtIgnore": np.where(pair.is_match, ignored, outside),
+            "gtIgnore": is_ignored,
+        }
+
+    def _pair(self, image: int, class_id: int) -> _Pair | None:
+        """None where pycocotools has to search."""
+        truths, found = self._gts[image, class_id], self._dts[image, class_id]
+        order = np.argsort([-row["score"] for row in found], kind="mergesort")
+        found = [found[place] for place in order[: self.params.maxDets[-1]]]
+        iou = self.ious[image, class_id]
+        best = np.zeros(len(found))
+        partner = np.zeros(len(found), np.int64)
+        if len(iou):
+            may_match = iou >= self.params.iouThrs[0]
+            if (may_match.sum(0) > 1).any() or (may_match.sum(1) > 1).any():
+                return None
+            best, partner = iou.max(1), iou.argmax(1)
+        limits = np.minimum(self.params.iouThrs, 1 - 1e-10)
+        return _Pair(
+            np.array([row["score"] for row in found]),
+            np.array([row["area"] for row in found]),
+            np.array([row["area"] for row in truths]),
+            np.array([row["ignore"] for row in truths], bool),
+            partner,
+            best >= limits[:, None],
+        )
+
     def computeIoU(self, imgId: int, catId: int) -> Any:
         """IoU of predictions, the best first, with ground truth; [] if one of them is empty."""
-        truths, found = self._gts[imgId, catId], self._dts[imgId, catId]
+        truths, found = self._gts.get((imgId, catId)), self._dts.get((imgId, catId))
         if not truths or not found:
             return []
         order = np.argsort([-row["score"] for row in found], kind="mergesort")

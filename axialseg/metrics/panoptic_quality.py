@@ -192,10 +192,10 @@ class PanopticQuality(Metric):
         fp = np.bincount(false_places, minlength=length)
         fn = np.bincount(places[matches.missed], minlength=length)
         sized = np.stack((iou, tp, fp, fn)).reshape(4, len(SIZES), count)
-        self.sized += torch.from_numpy(sized.swapaxes(0, 1)).to(self.device)
+        self.sized.add_(torch.from_numpy(sized.swapaxes(0, 1)).to(self.device))
         # Summed in the order of the segments, as ever, and not by size first.
         iou = np.bincount(target_class[matches.target], matches.iou, count)
-        self.iou += torch.from_numpy(iou).to(self.device)
+        self.iou.add_(torch.from_numpy(iou).to(self.device))
         for total, counts in ((self.tp, tp), (self.fp, fp), (self.fn, fn)):
             total += torch.from_numpy(counts.reshape(len(SIZES), count).sum(0)).to(self.device)
 

@@ -4,12 +4,13 @@ The table of one image is a few hundred bytes, so those of a whole data set can 
 between processes and written to a file.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from axialseg.panoptic.panoptic_map import PanopticSegments, runs
+from axialseg.panoptic.panoptic_map import PanopticSegments, SegmentRuns, run_lengths, runs
 
 
 class SegmentOverlap(NamedTuple):
@@ -54,6 +55,31 @@ def segment_overlap(prediction: PanopticSegments, target: PanopticSegments) -> S
     return SegmentOverlap(pixels, target.class_ids, target.is_crowd, prediction.class_ids)
 
 
+def run_overlap(prediction: SegmentRuns, target: SegmentRuns) -> SegmentOverlap:
+    """The same of runs, which is faster by the number of pixels in a run.
+
+    Args:
+        prediction: segments of a prediction.
+        target: ground truth of the same size, in the order of the file.
+
+    Raises:
+        ValueError: the two differ in size.
+    """
+    _check_sizes(prediction.size, target.size)
+    rows, columns = len(target.class_ids) + 1, len(prediction.class_ids) + 1
+    # Where a run starts, the code of the pair (target, prediction) changes by a step. Two runs that
+    # start together leave a code of no pixel between their steps.
+    steps = [
+        np.diff(target.numbers.astype(np.intp), prepend=0) * columns,
+        np.diff(prediction.numbers.astype(np.intp), prepend=0),
+    ]
+    starts = np.concatenate((target.starts, prediction.starts))
+    order = np.argsort(starts, kind="stable")  # merges the two
+    codes = np.cumsum(np.concatenate(steps)[order])
+    pixels = _count(codes, run_lengths(starts[order], math.prod(target.size)), rows, columns)
+    return SegmentOverlap(pixels, target.class_ids, target.is_crowd, prediction.class_ids)
+
+
 def shared_pixels(
     target: NDArray[np.integer], prediction: NDArray[np.integer], rows: int, columns: int
 ) -> NDArray[np.int64]:
@@ -68,10 +94,20 @@ def shared_pixels(
     Raises:
         ValueError: the maps differ in size.
     """
-    if prediction.shape != target.shape:
-        raise ValueError(f"the prediction is {prediction.shape}, the ground truth {target.shape}")
-    # The values are dense, so one bincount of pair codes gives all; nothing needs sorting.
+    _check_sizes(prediction.shape, target.shape)
     starts, lengths = runs(prediction, target)
     codes = target.ravel()[starts] * np.intp(columns) + prediction.ravel()[starts]
+    return _count(codes, lengths, rows, columns)
+
+
+def _count(
+    codes: NDArray[np.intp], lengths: NDArray[np.intp], rows: int, columns: int
+) -> NDArray[np.int64]:
+    """The values are dense, so one bincount of pair codes gives all; nothing needs sorting."""
     counts = np.bincount(codes, lengths, rows * columns)
     return counts.astype(np.int64).reshape(rows, columns)
+
+
+def _check_sizes(prediction: tuple[int, ...], target: tuple[int, ...]) -> None:
+    if prediction != target:
+        raise ValueError(f"the prediction is {prediction}, the ground truth {target}")

@@ -1,6 +1,6 @@
 """What a panoptic segmentation is, for ground truth and predictions alike.
 
-Two representations, both of one image:
+Three representations, all of one image:
 
 * a *panoptic map*, int32 ``[H, W]``. A value is ``class_id * CLASS_DIVISOR + instance``, where
   instance is 1 or more for things and 0 for stuff. Void is ``ignore_class * CLASS_DIVISOR``. Models
@@ -8,8 +8,11 @@ Two representations, both of one image:
 * `PanopticSegments`, a map of segment numbers plus a table in a fixed order. It can say what a
   panoptic map cannot: crowd regions and several segments of one stuff class. Ground truth,
   official files and the metrics use these.
+* `SegmentRuns`, the same as runs of pixels. Files are read and compared as these, because there are
+  a hundred times fewer runs than pixels.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +43,38 @@ class PanopticSegments(NamedTuple):
         table = np.concatenate(([ignore_class], self.class_ids)).astype(np.int32)
         return table[self.id_map]
 
+    def to_runs(self) -> "SegmentRuns":
+        """The same as runs."""
+        starts = run_starts(self.id_map)
+        height, width = self.id_map.shape
+        numbers = self.id_map.ravel()[starts]
+        return SegmentRuns((height, width), starts, numbers, self.class_ids, self.is_crowd)
+
+
+class SegmentRuns(NamedTuple):
+    """A segmentation as runs of pixels, row after row, with its segment table.
+
+    Attributes:
+        size: (height, width) of the image.
+        starts: intp ``[R]``, flat position of the first pixel of each run, ascending from 0.
+        numbers: int32 ``[R]``; 0 is void, value k is row k - 1 of the table. Runs of one number
+            may follow each other.
+        class_ids: see `PanopticSegments`.
+        is_crowd: see `PanopticSegments`.
+    """
+
+    size: tuple[int, int]
+    starts: NDArray[np.intp]
+    numbers: NDArray[np.int32]
+    class_ids: NDArray[np.int64]
+    is_crowd: NDArray[np.bool_]
+
+    def paint(self) -> PanopticSegments:
+        """The same with a map."""
+        lengths = run_lengths(self.starts, math.prod(self.size))
+        id_map = np.repeat(self.numbers, lengths).reshape(self.size)
+        return PanopticSegments(id_map, self.class_ids, self.is_crowd)
+
 
 def runs(*maps: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Runs of pixels, row after row, over which no map changes its value.
@@ -56,6 +91,19 @@ def runs(*maps: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.intp]
     return _runs_from(_changes(*maps))
 
 
+def run_starts(*maps: NDArray[np.integer]) -> NDArray[np.intp]:
+    """The first of what `runs` returns."""
+    return np.flatnonzero(_changes(*maps))
+
+
+def run_lengths(starts: NDArray[np.intp], pixels: int) -> NDArray[np.intp]:
+    """Number of pixels of each run ``[R]`` of an image of so many pixels."""
+    lengths = np.empty_like(starts)
+    np.subtract(starts[1:], starts[:-1], out=lengths[:-1])
+    lengths[-1:] = pixels - starts[-1:]
+    return lengths
+
+
 def row_runs(id_map: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """As `runs`, for one map ``[H, W]``, but the runs are cut at the ends of the rows."""
     is_start = _changes(id_map)
@@ -65,17 +113,20 @@ def row_runs(id_map: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.
 
 def _changes(*maps: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Pixels before which a map has another value, and the first one; bool, flat."""
-    is_start = np.zeros(maps[0].size, bool)
+    is_start = np.empty(maps[0].size, bool)
     is_start[:1] = True
-    for one_map in maps:
+    for number, one_map in enumerate(maps):
         flat = one_map.ravel()
-        is_start[1:] |= flat[1:] != flat[:-1]
+        if number == 0:
+            np.not_equal(flat[1:], flat[:-1], out=is_start[1:])
+        else:
+            is_start[1:] |= flat[1:] != flat[:-1]
     return is_start
 
 
 def _runs_from(is_start: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     starts = np.flatnonzero(is_start)
-    return starts, np.diff(starts, append=is_start.size)
+    return starts, run_lengths(starts, is_start.size)
 
 
 def segments_from_panoptic_map(

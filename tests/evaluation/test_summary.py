@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scoring_cases import SMALL
 
-from axialseg.evaluation.image_score import ImageScore, score_segments
+from axialseg.evaluation.image_score import ImageScore, score_runs
 from axialseg.evaluation.summary import summarize
 from axialseg.panoptic.panoptic_map import PanopticSegments
 
@@ -16,7 +16,7 @@ def cat(position: int, image_id: int, is_found: bool) -> ImageScore:
         PanopticSegments(id_map, np.array([1]), np.zeros(1, bool))
         for id_map in (left, left if is_found else left[:, ::-1])
     )
-    image = score_segments(position, "", prediction, target, SMALL)
+    image = score_runs(position, "", prediction.to_runs(), target.to_runs(), SMALL)
     return image._replace(scores=np.array([0.5]), image_id=image_id)
 
 

@@ -8,7 +8,7 @@ import pytest
 from scoring_cases import SMALL, random_pair
 
 from axialseg.errors import UserError
-from axialseg.evaluation.image_score import ImageScore, score_image, score_segments
+from axialseg.evaluation.image_score import ImageScore, score_image, score_runs
 from axialseg.evaluation.summary import summarize
 from axialseg.evaluation.tables import metrics_record
 from axialseg.evaluation.unfinished import (
@@ -45,7 +45,7 @@ def test_an_image_survives_json() -> None:
 def test_classes_follow_from_the_segments() -> None:
     for number, image in enumerate(scores(6)):
         prediction, target = random_pair(np.random.default_rng(number), (30, 40), (1, 2, 3), 5)
-        fast = score_segments(number, image.file_name, prediction, target, SMALL)
+        fast = score_runs(number, image.file_name, prediction.to_runs(), target.to_runs(), SMALL)
         np.testing.assert_array_equal(fast.confusion, image.confusion)
         np.testing.assert_array_equal(fast.overlap.pixels, image.overlap.pixels)
 

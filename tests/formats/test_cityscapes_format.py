@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from axialseg.errors import UserError
-from axialseg.formats.cityscapes import read_instance_ids, segments_from_instance_ids
+from axialseg.formats.cityscapes import read_instance_ids, runs_from_instance_ids
 
 # helpers/labels.py: ids with ignoreInEval, and ids with hasInstances.
 IGNORED = {0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30}
@@ -20,7 +20,7 @@ def test_label(label_id: int) -> None:
     ids = np.array([[label_id, label_id * 1000 + 7]], np.int32)
     if label_id == 0:
         ids[0, 1] = 0
-    segments = segments_from_instance_ids(ids, Path("a.png"))
+    segments = runs_from_instance_ids(ids, Path("a.png")).paint()
     if label_id in IGNORED:
         assert not segments.id_map.any()
         assert len(segments.class_ids) == 0
@@ -36,7 +36,7 @@ def test_values_of_no_label(value: int) -> None:
     ids = np.full((3, 4), 26001, np.int32)
     ids[2, 1:] = value
     with pytest.raises(UserError, match=rf"a\.png has the id {value} at row 2, column 1, which is"):
-        segments_from_instance_ids(ids, Path("a.png"))
+        runs_from_instance_ids(ids, Path("a.png"))
 
 
 def test_sixteen_bits_are_read_in_full(tmp_path: Path) -> None:

@@ -120,6 +120,17 @@ def test_equals_pycocotools_bit_for_bit(seed: int) -> None:
     assert ours[0] > 0.05
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_equals_pycocotools_where_two_things_share_a_prediction(seed: int) -> None:
+    """Tiny masks often have an IoU of exactly 0.5, and a crowd takes several predictions."""
+    rng = np.random.default_rng(seed)
+    pairs = [random_pair(rng, (3, 5), (1, 2), int(rng.integers(1, 7))) for _ in range(150)]
+    images = [scored(rng, *pair) for pair in pairs]
+    ours = np.array(coco_average_precision(images, THINGS)[:6])
+    theirs = pycocotools(pairs, [image.scores for image in images], THINGS)[:6]
+    np.testing.assert_array_equal(ours, np.where(theirs < 0, np.nan, theirs))
+
+
 def test_more_than_100_things_of_a_class_are_cut_as_pycocotools_does() -> None:
     rng = np.random.default_rng(5)
     id_map = np.arange(1, 151, dtype=np.int32).reshape(10, 15).repeat(4, 0).repeat(4, 1)

@@ -21,7 +21,7 @@ from test_panoptic_quality import official_rule, segments
 from torchmetrics.detection import PanopticQuality as TorchmetricsQuality
 
 from axialseg.metrics.panoptic_quality import PanopticQuality, PanopticQualityResult
-from axialseg.metrics.segment_overlap import segment_overlap
+from axialseg.metrics.segment_overlap import run_overlap, segment_overlap
 from axialseg.panoptic.panoptic_map import PanopticSegments
 
 EXAMPLES, IMAGES = 500, 20  # 10,000 images in all
@@ -95,6 +95,8 @@ def test_three_judges_agree(
     iou: Counter[int] = Counter()
     counts = [Counter[int]() for _ in range(3)]
     for pair in pairs:
+        overlaps = run_overlap(*(one.to_runs() for one in pair)), segment_overlap(*pair)
+        assert (overlaps[0].pixels == overlaps[1].pixels).all()
         sums, *others = official_rule(*pair)
         for class_id, value in sums.items():
             iou[class_id] += value

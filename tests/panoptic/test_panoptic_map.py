@@ -57,6 +57,18 @@ def test_rows_without_pixels_have_area_zero() -> None:
     assert segments.areas().tolist() == [0, 1, 0]
 
 
+@pytest.mark.parametrize("shape", [(7, 9), (1, 1), (0, 3)])
+def test_runs_of_segments_are_painted_as_they_were(shape: tuple[int, int]) -> None:
+    id_map = np.random.default_rng(0).integers(0, 3, shape).astype(np.int32)
+    segments = PanopticSegments(id_map, np.array([5, 2]), np.array([True, False]))
+    as_runs = segments.to_runs()
+    assert as_runs.size == shape
+    again = as_runs.paint()
+    assert again.id_map.dtype == np.int32
+    for one, other in zip(again, segments, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_runs_of_two_maps() -> None:
     one = np.array([[1, 1, 1], [1, 2, 2]])
     other = np.array([[7, 7, 8], [8, 8, 8]], np.uint8)

@@ -1,0 +1,76 @@
+"""Scoring files on several processes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scoring_cases import SMALL, random_pair
+
+from axialseg.datasets.coco import CocoPanoptic
+from axialseg.errors import UserError
+from axialseg.evaluation import rescoring
+from axialseg.evaluation.image_score import score_image
+from axialseg.evaluation.rescoring import PredictionFiles, rescore
+from axialseg.formats.coco_panoptic import (
+    color_like_ids,
+    official_categories,
+    segments_info,
+    write_id_png,
+)
+
+IMAGES = 10
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data set of 10 images and predictions, to be scored by two processes."""
+    monkeypatch.setattr(rescoring, "IMAGES_PER_TASK", 3)
+    monkeypatch.setattr(rescoring, "cpu_count", lambda: 2)
+    (tmp_path / "images").mkdir()
+    rng = np.random.default_rng(0)
+    pairs = [random_pair(rng, (20, 30), SMALL.class_ids, 6) for _ in range(IMAGES)]
+    listed = [{"id": n, "file_name": f"{n}.jpg", "height": 20, "width": 30} for n in range(IMAGES)]
+    for which, name in enumerate(("predictions", "truth")):
+        (tmp_path / name).mkdir()
+        annotations = []
+        for number, pair in enumerate(pairs):
+            ids = color_like_ids(pair[which].class_ids, SMALL)
+            write_id_png(tmp_path / name / f"{number}.png", pair[which], ids)
+            rows = segments_info(pair[which], ids, SMALL)
+            row = {"image_id": number, "file_name": f"{number}.png", "segments_info": rows}
+            annotations.append(row)
+        content = {"images": listed, "annotations": annotations}
+        content["categories"] = official_categories(SMALL)
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def data_set(files: Path) -> CocoPanoptic:
+    return CocoPanoptic(files, "images", "truth.json", "truth", SMALL)
+
+
+def test_processes_count_what_maps_count(files: Path) -> None:
+    dataset, told = data_set(files), []
+    predictions = PredictionFiles(files / "predictions.json", SMALL)
+    images = rescore(dataset, predictions, progress=told.append)
+    assert told == [3, 6, 9, 10]
+    assert [image.position for image in images] == list(range(IMAGES))
+    for image in images:
+        place = image.position
+        target = dataset.read_truth(place).segments
+        assert target is not None
+        found = predictions.read(place, "", target.size).segments.paint()
+        semantic = found.semantic_map(SMALL.ignore_class)
+        expected = score_image(place, "", found, semantic, target.paint(), SMALL)
+        np.testing.assert_array_equal(image.overlap.pixels, expected.overlap.pixels)
+        np.testing.assert_array_equal(image.confusion, expected.confusion)
+    boundary = rescore(dataset, predictions, with_boundary=True)
+    assert all(image.boundary is not None for image in boundary)
+
+
+def test_a_mistake_in_a_process_is_one_sentence(files: Path) -> None:
+    (files / "predictions" / "7.png").unlink()
+    predictions = PredictionFiles(files / "predictions.json", SMALL)
+    with pytest.raises(UserError, match=r"7\.png does not exist; unpack the panoptic PNGs"):
+        rescore(data_set(files), predictions)
