@@ -13,6 +13,7 @@ SETTINGS: dict[str, tuple[str, Any]] = {
     "schedule.batch_size": ("whole number", 16),
     "schedule.lr": ("number", 1e-3),
     "schedule.warmup_steps": ("whole number", 0),
+    "schedule.optimizer.turn": ("number", 5.0),
     "schedule.parameter_groups.backbone_lr_multiplier": ("number", 1.0),
     "trainer.max_steps": ("whole number", 1000),
     "trainer.val_check_interval": ("whole number", 1000),

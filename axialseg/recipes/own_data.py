@@ -16,6 +16,7 @@ STEPS_PER_ROOT = 250  # times the root of the number of images
 FEWEST_STEPS, MOST_CPU_STEPS, MOST_GPU_STEPS = 1500, 5000, 90000
 SMALL_NET = 5_000_000  # parameters
 SMALL_NET_RATE, LARGE_NET_RATE = 7e-3, 2.5e-4  # for a batch of 8
+KERNEL_STEP = 0.035, 0.02  # of a small and of a large net's kernel, as a share of its length
 PRETRAINED_SHARE = 0.5  # of the steps, and of a small net's rate
 BACKBONE_SHARE = 0.1  # of the rate, where the backbone knows something already
 VALIDATIONS = 5
@@ -158,8 +159,11 @@ def _rate(facts: Facts, values: Mapping[str, Any]) -> list[Choice]:
     lr = float(f"{rate * values[BATCH] / 8:.3g}")
     share = BACKBONE_SHARE if facts.is_pretrained else 1.0
     known = "the checkpoint knows it" if facts.is_pretrained else "nothing is pre-trained"
+    step = KERNEL_STEP[0 if small else 1]
+    turn = float(f"{step / (SMALL_NET_RATE if small else LARGE_NET_RATE):.3g}")
     return [
         Choice("schedule.lr", lr, reason),
+        Choice("schedule.optimizer.turn", turn, f"kernels turn by {step:g} in a step at that rate"),
         Choice("schedule.parameter_groups.backbone_lr_multiplier", share, known),
     ]
 

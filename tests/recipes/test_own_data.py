@@ -34,6 +34,7 @@ def test_fifty_photographs_on_a_small_cpu() -> None:
         "schedule.batch_size": 8,
         "trainer.max_steps": 1800,
         "schedule.lr": 7e-3,
+        "schedule.optimizer.turn": 5.0,
         "schedule.parameter_groups.backbone_lr_multiplier": 1.0,
         "schedule.warmup_steps": 90,
         "trainer.val_check_interval": 360,
@@ -56,7 +57,8 @@ def test_a_pretrained_start_takes_fewer_steps_and_spares_the_backbone() -> None:
     assert found["trainer.max_steps"] == 1500
     assert found["schedule.lr"] == 3.5e-3
     assert found["schedule.parameter_groups.backbone_lr_multiplier"] == 0.1
-    assert values(parameters=50_000_000)["schedule.lr"] == 2.5e-4
+    large = values(parameters=50_000_000)
+    assert (large["schedule.lr"], large["schedule.optimizer.turn"]) == (2.5e-4, 80.0)
 
 
 def test_what_is_given_stays_and_the_rest_follows() -> None:
