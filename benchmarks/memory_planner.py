@@ -93,19 +93,30 @@ def real_steps(cfg: DictConfig, images: int) -> None:
 
 def measure(overrides: list[str], images: int) -> int:
     """Peak bytes of real steps, above what this process holds before."""
+    warm_up()
+    return measure_from_here(overrides, images)
+
+
+def measure_process(overrides: list[str], images: int) -> int:
+    """The same of a process that keeps what it frees, as a training does."""
+    warm_up()
+    as_in_training()  # not before: the steps must not find what the tiny net has left
+    return measure_from_here(overrides, images)
+
+
+def warm_up() -> None:
+    """Makes the libraries allocate what they keep."""
     torch.set_num_threads(1)
     real_steps(compose_config("memory", ["model=axial_hybrid_tiny", "crop=[65,65]"]), 2)
+
+
+def measure_from_here(overrides: list[str], images: int) -> int:
+    """What real steps add."""
     cfg = compose_config("memory", overrides)
     gc.collect()
     peak = PeakMemory(torch.device("cpu"))
     real_steps(cfg, images)
     return peak.bytes()
-
-
-def measure_process(overrides: list[str], images: int) -> int:
-    """The same of a process that keeps what it frees, as a training does."""
-    as_in_training()
-    return measure(overrides, images)
 
 
 def as_in_training() -> None:

@@ -3,10 +3,11 @@
     python benchmarks/soak.py [--quick] [--steps N]
 
 `data=shapes` without a cache, a tiny network, two loader workers, a validation, pictures, curves
-and a checkpoint every 250 steps. At each validation a line tells, of the process and its workers
-together: memory (PSS: shared pages counted once) and open files; and of the steps since the line
-before: the processor time of a step in the main process, which other work on the machine hardly
-changes, and the median time on the clock, which it does.
+and a checkpoint every 250 steps. At each validation a line tells: memory (PSS: shared pages
+counted once) of the process and of its workers, and what of it is neither a file nor shared
+memory; open files of all; and of the steps since the line before: the processor time of a step in
+the main process, which other work on the machine hardly changes, and the median time on the clock,
+which it does.
 """
 
 import argparse
@@ -49,7 +50,12 @@ class Soak(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begins to count."""
-        print(f"{'step':>6}{'PSS, MiB':>10}{'files':>7}{'CPU ms/step':>13}{'ms/step':>9}")
+        print(f"{'':6}{'main process, MiB':>20}{'workers, MiB':>20}")
+        print(
+            f"{'step':>6}{'PSS':>10}{'anonymous':>10}{'PSS':>10}{'anonymous':>10}"
+            f"{'files':>7}{'CPU ms/step':>13}{'ms/step':>9}",
+            flush=True,
+        )
         self._begin()
 
     def on_train_batch_end(
@@ -68,11 +74,13 @@ class Soak(pl.Callback):
         steps = [1e3 * (b - a) for a, b in zip(self._ends, self._ends[1:], strict=False)]
         if steps:
             cpu = 1e3 * (time.process_time() - self._cpu) / len(self._ends)
-            ids = [os.getpid(), *(child.pid or 0 for child in multiprocessing.active_children())]
-            pss = sum(pss_of(pid) for pid in ids)
-            files = sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in ids)
-            median = statistics.median(steps)
-            print(f"{trainer.global_step:>6}{pss:10.0f}{files:7}{cpu:13.1f}{median:9.1f}")
+            main = os.getpid()
+            workers = [child.pid or 0 for child in multiprocessing.active_children()]
+            sizes = [memory_of([main]), memory_of(workers)]
+            memory = "".join(f"{pss:10.0f}{anonymous:10.0f}" for pss, anonymous in sizes)
+            files = sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in (main, *workers))
+            times = f"{cpu:13.1f}{statistics.median(steps):9.1f}"
+            print(f"{trainer.global_step:>6}{memory}{files:7}{times}", flush=True)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begins anew."""
@@ -83,10 +91,15 @@ class Soak(pl.Callback):
         self._cpu = time.process_time()
 
 
-def pss_of(pid: int) -> float:
-    """PSS of a process, in MiB."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+def memory_of(pids: list[int]) -> tuple[float, float]:
+    """PSS of processes together, and the part of it that is anonymous, in MiB."""
+    sums = dict.fromkeys(("Pss", "Pss_Anon"), 0.0)
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
+            name, size = line.split(":")
+            if name in sums:
+                sums[name] += int(size.split()[0]) / 1024
+    return sums["Pss"], sums["Pss_Anon"]
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import yaml
 from torch import Tensor
 
 from axialseg.checkpoints.own_weights import STEPS, write_safetensors
+from axialseg.checkpoints.saved_values import yaml_text
 from axialseg.errors import UserError
 
 WEIGHTS, CONFIG, CARD, IMAGES = "model.safetensors", "config.yaml", "README.md", "images"
@@ -68,7 +69,7 @@ def read_description(weights: Path) -> dict[str, Any]:
     if weights.name != WEIGHTS or not path.is_file():
         return {}
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(yaml_text(path))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is damaged ({reason}); copy it again") from None

@@ -19,6 +19,7 @@ from axialseg.checkpoints.axial_resnet_release import (
     is_axial_resnet_release,
 )
 from axialseg.checkpoints.run_checkpoints import check_whole, load_plain
+from axialseg.checkpoints.saved_values import refuse_too_many_values
 from axialseg.checkpoints.stored_weights import BACKBONE, StoredTensor, StoredWeights, part_of
 from axialseg.errors import UserError
 from axialseg.machine.whole_file import whole_file
@@ -75,7 +76,8 @@ def stored_run(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
     Checkpoints of earlier versions hold no classes.
 
     Raises:
-        UserError: The file is missing or damaged, or is no checkpoint of a run.
+        UserError: The file is missing or damaged, is no checkpoint of a run, or holds settings
+            without end.
     """
     content = _content(path) if path.is_file() and path.suffix != ".safetensors" else {}
     config = content.get("hyper_parameters")
@@ -84,7 +86,9 @@ def stored_run(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
             f"{path} is not a checkpoint of a run, so it does not tell its model; name the model: "
             "axialseg.create_model(<name>, checkpoint=<file>)"
         )
-    return config, content.get("classes")
+    classes = content.get("classes")
+    refuse_too_many_values([config, classes], path)
+    return config, classes
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from omegaconf import DictConfig
@@ -16,14 +17,16 @@ if TYPE_CHECKING:
     from axialseg.costs.training_memory import FakeStep, Share
 
 USAGE = (
-    "python -m axialseg memory model=<name> [data=<name>] [crop=[height,width]] [gpu=80GiB] "
-    "[precision=bf16-mixed|16-mixed|32-true] [batch=<images>] [format=table|json] [key=value ...]"
+    "python -m axialseg memory model=<name> [data=<name>] [crop=[height,width]] "
+    "[gpu=80GiB | cpu=24GiB] [precision=bf16-mixed|16-mixed|32-true] [batch=<images>] "
+    "[format=table|json] [key=value ...]"
 )
 SUMMARY = "Counts the memory of a training step without a GPU, and finds the batch that fits."
 EXAMPLES = (
     "python -m axialseg memory model=axial_deeplab_l data=coco crop=[1025,1025] gpu=80GiB",
     "python -m axialseg memory model=max_deeplab_s crop=[641,641] gpu=24GiB batch=2",
     "python -m axialseg memory model=axial_resnet_50_s data=imagenet gpu=24GiB format=json",
+    "python -m axialseg memory model=axial_hybrid_tiny data=shapes cpu=24GiB",
 )
 PRECISIONS = ("bf16-mixed", "16-mixed", "32-true")
 UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
@@ -37,7 +40,8 @@ class Plan(NamedTuple):
         weights: parameters and running statistics.
         gradients: of all parameters.
         optimizer_state: what the optimiser keeps between steps.
-        peak_of_one: highest during a step with one image.
+        peak_of_one: highest during a step with one image; on a CPU, like all that follow, of the
+            whole process with its loader workers.
         per_image: what each further image adds.
         largest_batch: images of one device and forward pass that fit; 0 if not even one does.
         peak_of_largest: highest during a step with so many; 0 if none fits.
@@ -72,7 +76,10 @@ def memory(arguments: list[str]) -> None:
     """
     cfg = compose_config("memory", arguments)
     height, width = size_of("crop", cfg.crop)
-    capacity = _bytes(cfg.gpu)
+    key = "gpu" if cfg.cpu is None else "cpu"
+    capacity = _bytes(key, cfg[key])
+    if cfg.precision is None:
+        cfg.precision = "bf16-mixed" if key == "gpu" else "32-true"
     _check(cfg)
     plan = _plan(cfg, (height, width), int(capacity * (1 - cfg.reserve)))
     if cfg.format == "json":
@@ -80,7 +87,7 @@ def memory(arguments: list[str]) -> None:
             "model": cfg.model.name,
             "crop": [height, width],
             "precision": cfg.precision,
-            "gpu": capacity,
+            key: capacity,
             "batch_size": cfg.schedule.batch_size,
         }
         shares = [share._asdict() for share in plan.shares]
@@ -106,11 +113,13 @@ def _check(cfg: DictConfig) -> None:
             raise UserError(f"{key}={cfg[key]}, but it must be 1 or more")
 
 
-def _bytes(text: str) -> int:
+def _bytes(key: str, text: str) -> int:
     """`80GiB` in bytes."""
     match = re.fullmatch(rf"(\d+(?:\.\d+)?)\s*({'|'.join(UNITS)})", text)
     if match is None or not float(match[1]):
-        raise UserError(f"gpu={text} is not a size of memory; write it as gpu=80GiB or gpu=24GB")
+        raise UserError(
+            f"{key}={text} is not a size of memory; write it as {key}=80GiB or {key}=24GB"
+        )
     return int(float(match[1]) * UNITS[match[2]])
 
 
@@ -126,20 +135,23 @@ def _plan(cfg: DictConfig, crop: tuple[int, int], usable: int) -> Plan:
     from axialseg.costs.training_memory import largest_batch, share_batch
 
     step = _fake_step(cfg, crop)
-    # Accumulated gradients outlive the forward pass, and ranks exchange them in a copy.
-    limit = usable - 2 * step.gradients
-    largest = largest_batch(step.peak_bytes, limit)
-    one, most = step.peak_bytes(1), max(largest, 2)
-    shares = [share_batch(cfg.schedule.batch_size, devices, largest) for devices in DEVICES]
+    if cfg.cpu is None:
+        # Accumulated gradients outlive the forward pass, and ranks exchange them in a copy.
+        peak_bytes, limit, numbers = step.peak_bytes, usable - 2 * step.gradients, DEVICES
+    else:
+        peak_bytes, limit, numbers = _process_bytes(step, cfg, crop), usable, DEVICES[:1]
+    largest = largest_batch(peak_bytes, limit)
+    one, most = peak_bytes(1), max(largest, 2)
+    shares = [share_batch(cfg.schedule.batch_size, devices, largest) for devices in numbers]
     return Plan(
         step.weights,
         step.gradients,
         step.optimizer_state,
         one,
-        (step.peak_bytes(most) - one) // (most - 1),
+        (peak_bytes(most) - one) // (most - 1),
         largest,
-        step.peak_bytes(largest) if largest else 0,
-        step.peak_bytes(cfg.batch) if cfg.batch else None,
+        peak_bytes(largest) if largest else 0,
+        peak_bytes(cfg.batch) if cfg.batch else None,
         [share for share in shares if share is not None],
     )
 
@@ -151,19 +163,32 @@ def _fake_step(cfg: DictConfig, crop: tuple[int, int]) -> "FakeStep":
     return fake_step(cfg, classes_of(cfg), crop, cfg.precision, cfg.masks)
 
 
+def _process_bytes(
+    step: "FakeStep", cfg: DictConfig, crop: tuple[int, int]
+) -> Callable[[int], int]:
+    """Images -> what a training with so many takes on a CPU, its libraries and workers included."""
+    from axialseg.costs.fit import RANK_BYTES, Room, fake_sample, needed_bytes
+
+    workers = cfg.data.get("num_workers")
+    room = Room(0, False, 1, workers if isinstance(workers, int) else 0, 0)
+    sample = sum(array.nbytes for array in fake_sample(cfg, classes_of(cfg), crop).values())
+    return lambda images: RANK_BYTES + needed_bytes(step, images, room, sample)
+
+
 def _as_table(plan: Plan, cfg: DictConfig, capacity: int) -> str:
     """The sizes, the batch that fits and how devices share the recipe's batch."""
+    peak = "peak of a step" if cfg.cpu is None else "training on a CPU, workers included,"
     rows = [
         ("weights and running statistics", plan.weights),
         ("gradients", plan.gradients),
         ("state of the optimiser", plan.optimizer_state),
-        ("peak of a step with 1 image", plan.peak_of_one),
+        (f"{peak} with 1 image", plan.peak_of_one),
         ("each further image", plan.per_image),
     ]
     if plan.peak_of_batch is not None:
-        rows.append((f"peak of a step with {_images(cfg.batch)}", plan.peak_of_batch))
+        rows.append((f"{peak} with {_images(cfg.batch)}", plan.peak_of_batch))
     if plan.largest_batch > 1:
-        rows.append((f"peak of a step with {_images(plan.largest_batch)}", plan.peak_of_largest))
+        rows.append((f"{peak} with {_images(plan.largest_batch)}", plan.peak_of_largest))
     lines = [text_table([(name, _size(size)) for name, size in rows])]
     room = f"{_size(capacity)}, of which {cfg.reserve:.0%} are left free"
     if not plan.largest_batch:

@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from axialseg.checkpoints.saved_values import yaml_text
 from axialseg.config.saved import accepted
 from axialseg.config.schema import conf_dir
 from axialseg.config.trust import trusted_packages
@@ -60,7 +61,7 @@ def saved_config(file: Path) -> dict[str, Any]:
         UserError: it is damaged.
     """
     try:
-        content: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        content: Any = OmegaConf.to_container(OmegaConf.create(yaml_text(file)), resolve=False)
     except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{file} is damaged ({type(error).__name__}); copy it again") from None
     if not isinstance(content, dict) or not content:

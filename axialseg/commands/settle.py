@@ -14,6 +14,7 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from axialseg.checkpoints.saved_values import yaml_text
 from axialseg.commands.doubts import name_doubts, name_idle_gpus, shared_batch
 from axialseg.commands.scaled_rate import RATE, scaled_rate, scales_rate
 from axialseg.config.auto import AUTO, open_settings, without_auto
@@ -295,7 +296,7 @@ def _plain_rows(file: Path) -> list[dict[str, Any]]:
         UserError: the file is damaged or holds anything else.
     """
     try:
-        rows: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+        rows: Any = yaml.safe_load(yaml_text(file))
         is_plain = all(
             set(row) == {"key", "value", "reason"} and _is_plain(row["value"]) for row in rows
         )

@@ -203,8 +203,10 @@ class MemoryConf(ConvertConf):
     trainer: TrainerConf = field(default_factory=TrainerConf)
     crop: Any = "${data.crop_size}"  # (height, width) of a training image in pixels
     gpu: str = "80GiB"  # memory of one device
+    cpu: str | None = None  # of a machine that trains without a GPU, in place of `gpu`
     reserve: float = 0.1  # share of it for the driver, workspaces and fragmentation
-    precision: str = "bf16-mixed"  # bf16-mixed, 16-mixed or 32-true
+    # bf16-mixed, 16-mixed or 32-true; null takes bf16-mixed, and 32-true with `cpu`
+    precision: str | None = None
     # count a step with so many images too; null counts only the largest that fits
     batch: int | None = None
     masks: int = 50  # ground-truth masks of an image, for the losses that match masks

@@ -11,6 +11,7 @@ from axialseg.build import build_net_on_meta, build_task
 from axialseg.commands import memory
 from axialseg.commands.command_line import compose_config
 from axialseg.commands.complexity import classes_of
+from axialseg.costs.fit import RANK_BYTES
 from axialseg.costs.training_memory import LiveBytes, make_optimizer, training_step
 from axialseg.machine.peak_memory import in_fresh_process
 from axialseg.panoptic.coco_classes import COCO
@@ -42,6 +43,9 @@ class Line:
 
     def peak_bytes(self, images: int) -> int:
         return 60 * 10**6 + images * 25 * 10**6
+
+    def process_bytes(self, images: int) -> int:
+        return 2 * self.peak_bytes(images)
 
 
 @pytest.fixture
@@ -85,6 +89,21 @@ def test_table(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     ]
     command(memory.main, [*SMALL, "gpu=100MB"])
     assert "Not one image fits into 95.37 MiB" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("line")
+def test_a_process_on_a_cpu(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*SMALL[:-1], "cpu=2GB", "reserve=0", "data.num_workers=0", "format=json"]
+    command(memory.main, arguments)
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["precision"], printed["cpu"]) == ("32-true", 2 * 10**9)
+    libraries = printed["peak_of_one"] - 2 * 85 * 10**6
+    assert libraries == pytest.approx(RANK_BYTES, rel=0.001)  # and one small sample
+    assert printed["per_image"] == pytest.approx(50 * 10**6, rel=0.001)
+    assert printed["largest_batch"] == (2 * 10**9 - 120 * 10**6 - RANK_BYTES) // (50 * 10**6)
+    assert [share["devices"] for share in printed["shares"]] == [1]
+    command(memory.main, [*arguments[:-2], "data.num_workers=3"])
+    assert "training on a CPU, workers included, with 1 image" in capsys.readouterr().out
 
 
 def test_fake_step_is_the_real_one() -> None:

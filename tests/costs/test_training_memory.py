@@ -83,6 +83,17 @@ def test_a_step_of_a_perceptron(live: LiveBytes) -> None:
     assert live.now == constant + (inner * wide + inner + 1) * FLOAT
 
 
+def test_a_softmax_copies_what_is_not_in_order(live: LiveBytes) -> None:
+    x = torch.zeros(20, 50)
+    live.reset_peak()
+    y = torch.log_softmax(x, 1)
+    assert live.peak == 2 * 1000 * FLOAT
+    del y
+    live.reset_peak()
+    y = torch.log_softmax(x.t(), 1)
+    assert (live.now, live.peak) == (2 * 1000 * FLOAT, 3 * 1000 * FLOAT)
+
+
 def test_recomputed_activations_do_not_stay(live: LiveBytes) -> None:
     layers = [nn.Linear(16, 16, bias=False) for _ in range(6)]
     net = nn.Sequential(*(nn.Sequential(layer, nn.Sigmoid(), nn.Tanh()) for layer in layers))
