@@ -30,7 +30,7 @@ EXAMPLES = (
 )
 PRECISIONS = ("bf16-mixed", "16-mixed", "32-true")
 UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
-DEVICES = (1, 2, 4, 8, 16)
+DEVICES: tuple[int, ...] = (1, 2, 4, 8, 16)
 
 
 class Plan(NamedTuple):
@@ -135,11 +135,13 @@ def _plan(cfg: DictConfig, crop: tuple[int, int], usable: int) -> Plan:
     from axialseg.costs.training_memory import largest_batch, share_batch
 
     step = _fake_step(cfg, crop)
+    peak_bytes: Callable[[int], int] = step.peak_bytes
+    limit, numbers = usable, DEVICES
     if cfg.cpu is None:
         # Accumulated gradients outlive the forward pass, and ranks exchange them in a copy.
-        peak_bytes, limit, numbers = step.peak_bytes, usable - 2 * step.gradients, DEVICES
+        limit -= 2 * step.gradients
     else:
-        peak_bytes, limit, numbers = _process_bytes(step, cfg, crop), usable, DEVICES[:1]
+        peak_bytes, numbers = _process_bytes(step, cfg, crop), (1,)
     largest = largest_batch(peak_bytes, limit)
     one, most = peak_bytes(1), max(largest, 2)
     shares = [share_batch(cfg.schedule.batch_size, devices, largest) for devices in numbers]
