@@ -154,7 +154,7 @@ def plain_pixel_wise(heads: Masks, size: int) -> Tensor:
     confidence, slot = among.softmax(0).max(0)
     is_best = among.max(0).values == logits.max(0).values
     confident = (confidence > 0.4) & is_best
-    return SlotMerge(COCO, 100, 1600, DIVISOR)(slot, confident, slots.class_index)[0]
+    return SlotMerge(COCO, 100, 1600)(slot, confident, slots.class_index)[0]
 
 
 Contestants = dict[str, Callable[[], object]]
@@ -195,7 +195,7 @@ def compare_grouping(height: int, width: int, count: int, repeats: int) -> None:
     before = peak_memory()
     instance = group()
     ignore = CITYSCAPES.ignore_class
-    unite = partial(merge, scene.semantic, instance, scene.things, ignore, STUFF_AREA, DIVISOR)
+    unite = partial(merge, scene.semantic, instance, scene.things, ignore, STUFF_AREA)
     panoptic = unite()
     grown = peak_memory() - before
     times = medians({"centres": find, "grouping": group, "merging": unite}, repeats)
@@ -220,7 +220,7 @@ def compare_grouping(height: int, width: int, count: int, repeats: int) -> None:
 def compare_masks(size: int, repeats: int) -> None:
     """Prints MaX-DeepLab's post-processing at a size."""
     heads = masks(size, 128)
-    limits = {"thing_area_limit": 100, "stuff_area_limit": 1600, "divisor": DIVISOR}
+    limits = {"thing_area_limit": 100, "stuff_area_limit": 1600}
     pixel_wise = PixelWisePostProcess(COCO, **limits)
     before = peak_memory()
     (result,) = pixel_wise(heads, (size, size))
