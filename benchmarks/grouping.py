@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from axialseg.machine.freed_memory import keep_freed_memory
 from axialseg.panoptic.cityscapes_classes import CITYSCAPES
 from axialseg.panoptic.coco_classes import COCO
 from axialseg.postprocess.max_deeplab import (
@@ -246,6 +247,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="smaller images, fewer repeats")
     quick = parser.parse_args().quick
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the commands do
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, one thread")
     with torch.inference_mode():
         compare_grouping(257 if quick else 1025, 2049, 200, 3 if quick else 9)
