@@ -1,16 +1,14 @@
 """`python -m axialseg <command> ...`: runs `axialseg/commands/<command>.py`."""
 
-import ast
 import signal
 import sys
 from importlib import import_module
-from pathlib import Path
 
+from axialseg.commands.command_files import command_files, summary_of
 from axialseg.commands.terminal_text import wrapped
 from axialseg.config.check import nearest
 from axialseg.errors import UserError
 
-COMMANDS = Path(__file__).parent / "commands"
 USAGE = """\
 usage: python -m axialseg <command> ...
 
@@ -34,7 +32,7 @@ def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print(USAGE)
         for name, file in files.items():
-            print(f"  {name:<16}  {_summary(file)}")
+            print(f"  {name:<16}  {summary_of(file)}")
         return
     _, command, *arguments = sys.argv
     if command not in files:
@@ -47,27 +45,6 @@ def main() -> None:
     except KeyboardInterrupt:  # wherever it was, while torch was being imported too
         print("stopped", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
-
-
-def command_files() -> dict[str, Path]:
-    """Name of each command -> its file: those in `commands/` that have a `main`."""
-    return {
-        file.stem.replace("_", "-"): file
-        for file in sorted(COMMANDS.glob("*.py"))
-        if any(
-            isinstance(node, ast.FunctionDef) and node.name == "main" for node in _parsed(file).body
-        )
-    }
-
-
-def _summary(file: Path) -> str:
-    """What the first line of the file says after the command itself."""
-    line = (ast.get_docstring(_parsed(file)) or "").partition("\n")[0]
-    return line.partition(": ")[2] or line
-
-
-def _parsed(file: Path) -> ast.Module:
-    return ast.parse(file.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -111,9 +111,11 @@ def load(source: str | Path, trust: Collection[str] = ()) -> "LoadedModel":
 
     Args:
         source: folder of a run (its last checkpoint is taken), folder that `python -m axialseg
-            share` has made, checkpoint file of a run, or the name of a published checkpoint that
-            was fetched.
-        trust: packages, as "mypackage", that its model may be built of too.
+            share` has made, checkpoint file of a run, file that `python -m axialseg export` has
+            written (its network is run by onnxruntime or PyTorch), or the name of a published
+            checkpoint that was fetched.
+        trust: packages, as "mypackage", that its model may be built of too; "torch.export" for
+            `.pt2` files of your own.
 
     Raises:
         UserError: there is no such thing, it is damaged, it does not tell its model, or it names
@@ -123,16 +125,26 @@ def load(source: str | Path, trust: Collection[str] = ()) -> "LoadedModel":
 
     from axialseg.build import build, build_net, build_postprocess
     from axialseg.checkpoints.initial import load_trained_weights
+    from axialseg.inference.exported_net import ExportedNet, GivenMaps, is_exported, read_facts
     from axialseg.inference.loaded_model import LoadedModel
 
     path, config, categories = describe(source, trust)
     with _described_by(path):
         cfg = OmegaConf.create(config)
-        net = build_net(cfg.model, categories)
+        net: nn.Module
+        if is_exported(path):
+            net = ExportedNet(path, read_facts(path), trust)
+        else:
+            net = build_net(cfg.model, categories)
         transform = build(cfg.data.eval_transform, crop_size=list(cfg.data.eval_size))
         postprocess = build_postprocess(cfg.model, categories)
         name = str(cfg.model.name)
-    step = load_trained_weights(net, path)
+    if isinstance(net, ExportedNet):
+        step = net.step
+        if net.has_maps and postprocess is not None:
+            postprocess = GivenMaps(postprocess.ignore_class)
+    else:
+        step = load_trained_weights(net, path)
     return LoadedModel(name, net.eval(), categories, config, step, transform, postprocess)
 
 
@@ -159,6 +171,7 @@ def describe(
     from axialseg.checkpoints.run_checkpoints import newest_checkpoint
     from axialseg.checkpoints.sources import find_source
     from axialseg.config.saved import accepted
+    from axialseg.inference.exported_net import is_exported, read_facts
 
     path = Path(source).expanduser()
     if (path / ".hydra").is_dir():
@@ -171,7 +184,7 @@ def describe(
     if published is not None:
         config = _published_config(published)
     else:
-        stored = read_description(path)
+        stored = read_facts(path) if is_exported(path) else read_description(path)
         classes = stored.get("classes")
         if not stored:
             stored, classes = stored_run(path)

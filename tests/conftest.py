@@ -94,12 +94,16 @@ def seeing_run(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     content = torch.load(path, weights_only=True)
     generator = torch.Generator().manual_seed(0)
     net = load(folder).net
-    head, center = net.semantic_head.predict, net.center_head.predict
+    image = torch.randint(0, 256, (1, 3, 65, 65), generator=generator).float()
     with torch.no_grad():
-        head.weight.copy_(torch.randn(head.weight.shape, generator=generator))
-        center.bias += 0.3
-        image = torch.randint(0, 256, (1, 3, 65, 65), generator=generator).float()
-        head.bias -= net(image).semantic.mean((0, 2, 3))  # no class is ahead of the others
+        # Heads as wide as those of a trained network. Near-ties would be decided by rounding.
+        for name, middle, spread in (("semantic", 0, 3), ("center", 0.1, 0.2), ("offset", 0, 2)):
+            predict = net.get_submodule(f"{name}_head").predict
+            predict.weight.copy_(torch.randn(predict.weight.shape, generator=generator))
+            values = getattr(net(image), name)
+            scale = spread / values.std((0, 2, 3))
+            predict.weight *= scale[:, None, None, None]
+            predict.bias.copy_(middle + scale * (predict.bias - values.mean((0, 2, 3))))
     for name, value in net.state_dict().items():
         content["state_dict"][f"net.{name}"] = value
     torch.save(content, path)

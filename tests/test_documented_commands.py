@@ -23,9 +23,9 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 import axialseg
-from axialseg.__main__ import command_files
 from axialseg.checkpoints.published import published_checkpoint
 from axialseg.commands import command_line, evaluate, train
+from axialseg.commands.command_files import command_files
 from axialseg.commands.command_line import check_command_line
 from axialseg.commands.sweep import expand_globs
 from axialseg.config.compose import compose_shipped
@@ -52,6 +52,7 @@ FILLED_IN = {
     "images=<folder of pictures>": "images=photos",
     "<folder> model=mine": "mine model=mine",
     "[model=<name> key=value ...]": "",
+    "ckpt=model.onnx data=": "ckpt=model model=max_deeplab_s data=",  # the file tells its model
 }
 # The run that a page speaks of.
 RUNS = {
@@ -159,7 +160,11 @@ def try_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             "tensorboard": ("--logdir",),
             "sky": ("jobs",),
             "hf": ("upload", "auth"),
-            "eval": ("$(axialseg-train -sc install=bash)", "$(axialseg-evaluate -sc install=bash)"),
+            "eval": (
+                "$(axialseg-train -sc install=bash)",
+                "$(axialseg-evaluate -sc install=bash)",
+                "$(axialseg completion bash)",
+            ),
             "cd": ("axialseg",),
         }
         assert arguments[0] in known.get(program, ()), f"no test knows how to try {words}"

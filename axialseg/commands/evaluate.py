@@ -174,8 +174,8 @@ def register_saved_run(overrides: list[str]) -> None:
         saved |= {"run": str(folder), "output": str(folder / results)}
     if saved.get("model") or folder is not None:
         saved["trainer"] = saved.get("trainer", {}) | HARDWARE_HERE
-        if "model" in saved:  # another model brings this group itself
-            saved["defaults"] = ["_self_", {"/model/attention": None}]
+    if "model" in saved:  # another model brings this group itself
+        saved["defaults"] = ["_self_", {"/model/attention": None}]
     ConfigStore.instance().store(name="saved_run", node=saved)
 
 
@@ -245,6 +245,7 @@ def _validate(
     from axialseg.checkpoints.initial import load_trained_weights
     from axialseg.costs.training_memory import AUTOCAST
     from axialseg.inference.augmented import Augmented
+    from axialseg.inference.exported_net import is_exported
     from axialseg.inference.fused_convolutions import inference_form
     from axialseg.inference.tiles import Tiles
     from axialseg.tasks.panoptic_task import PanopticTask
@@ -255,8 +256,12 @@ def _validate(
     datamodule = _data(cfg, checkpoint)
     task = build_task(cfg, datamodule.categories)
     net = task.get_submodule("net")
-    steps = load_trained_weights(net, checkpoint)
-    if cfg.fold_batch_norms:
+    if is_exported(checkpoint):
+        steps = _take_exported(task, Path(checkpoint), cfg)
+        net = task.get_submodule("net")
+    else:
+        steps = load_trained_weights(net, checkpoint)
+    if cfg.fold_batch_norms and not is_exported(checkpoint):  # which is folded
         dtype = AUTOCAST.get(hardware.precision) or torch.float32
         device_type = "cpu" if hardware.accelerator == "cpu" else "cuda"
         net = inference_form(net.eval(), device_type, dtype)
@@ -295,6 +300,20 @@ def _data(cfg: DictConfig, checkpoint: str | Path) -> Any:
     _, _, categories = describe(checkpoint, cfg.trust)
     assert isinstance(categories, Categories)  # the model segments, see `_check_pictures`
     return build_picture_data(cfg, cfg.images, categories)
+
+
+def _take_exported(task: Any, path: Path, cfg: DictConfig) -> int:
+    """Puts an exported network into the task; its optimiser steps."""
+    from axialseg.inference.exported_net import ExportedNet, GivenMaps, read_facts
+
+    if cfg.compile:
+        raise UserError(f"{path} is compiled by its own runtime; leave out compile=true")
+    net = ExportedNet(path, read_facts(path), cfg.trust)
+    net.refuse_views(cfg.scales is not None or cfg.flip or cfg.tile is not None)
+    task.set_submodule("net", net.eval())
+    if net.has_maps:
+        task.postprocess = GivenMaps(task.postprocess.ignore_class)
+    return net.step
 
 
 def _checkpoint_of(run: Path) -> Path:

@@ -70,8 +70,12 @@ def saved_config(file: Path) -> dict[str, Any]:
 
 
 def _config_inside(ckpt: object) -> dict[str, Any]:
-    """The config that a checkpoint of a run holds; empty for anything else."""
+    """The config that a checkpoint of a run or an exported file holds; empty for anything else."""
     path = Path(str(ckpt))
+    if path.suffix in (".onnx", ".pt2"):
+        from axialseg.inference.exported_net import read_facts
+
+        return read_facts(path)
     if path.suffix != ".ckpt" or not path.is_file():
         return {}
     from axialseg.checkpoints.own_weights import stored_run

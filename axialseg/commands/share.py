@@ -4,6 +4,7 @@ from pathlib import Path
 
 from axialseg.checkpoints.hub import check_hub, upload
 from axialseg.commands.command_line import compose_config, run_tool
+from axialseg.errors import UserError
 
 USAGE = (
     "python -m axialseg share ckpt=<run, checkpoint or published name> out=<folder> "
@@ -41,9 +42,12 @@ def share(arguments: list[str]) -> None:
     from axialseg.checkpoints.model_card import RunFacts, facts_of_run, model_card
     from axialseg.checkpoints.model_folder import CARD, without_places, write_model_folder
     from axialseg.checkpoints.published import published_checkpoints
+    from axialseg.inference.exported_net import is_exported
     from axialseg.model_zoo import load
     from axialseg.panoptic.categories import Categories
 
+    if is_exported(cfg.ckpt):
+        raise UserError(f"{cfg.ckpt} holds a graph; give the run or its checkpoint")
     model = load(cfg.ckpt, cfg.trust)
     run = _run_folder(Path(cfg.ckpt))
     published = published_checkpoints().get(cfg.ckpt)

@@ -144,6 +144,8 @@ class ExportConf:
     ckpt: str = MISSING  # folder of a run, its checkpoint, or a published name
     out: str = MISSING  # file to write
     format: str = "onnx"  # onnx (.onnx), torch (.pt2, for torch.export.load) or safetensors
+    # label maps come out of the graph too, not the heads alone
+    postprocess: bool = False
     trust: list[str] = field(default_factory=list)
 
 
@@ -151,7 +153,8 @@ class ExportConf:
 class DemoConf:
     """Settings of `demo`."""
 
-    ckpt: str = MISSING  # folder of a run, its checkpoint, or a published name
+    # folder of a run, its checkpoint, an exported file, or a published name
+    ckpt: str = MISSING
     port: int = 7860  # of this machine; 0 takes a free one
     device: str = "auto"  # cpu, cuda or auto: cuda if there is one
     trust: list[str] = field(default_factory=list)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from axialseg.layers.activation import Activation
 from axialseg.layers.convolution import ConvNormAct, SeparableConvNormAct
+from axialseg.layers.full_precision import full_precision
 from axialseg.layers.initialization import truncated_normal_
 from axialseg.layers.resize import resize_bilinear, resize_offsets
 
@@ -117,4 +118,10 @@ class PredictionHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: ``[B, C_in, h, w]`` -> ``[B, C_out, h, w]``, no activation."""
-        return self.predict(self.fuse(x))
+        x = self.fuse(x)
+        if self.training:
+            return self.predict(x)
+        # In float32 under autocast too: in bfloat16 neighbours in the heat-map are often
+        # equal; all of them would be centres, and things would fall apart.
+        with full_precision(x):
+            return self.predict(x.to(self.predict.weight.dtype))

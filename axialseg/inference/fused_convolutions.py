@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from axialseg.decoders.panoptic_deeplab import PredictionHead
 from axialseg.inference.fold_batch_norms import fold_batch_norms
 from axialseg.layers.axial_block import AxialBranch
 from axialseg.layers.convolution import ConvNormAct, SeparableConvNormAct
@@ -44,7 +45,7 @@ def fuse_convolutions(net: nn.Module, dtype: torch.dtype = torch.float32) -> nn.
     Args:
         net: in float32, of `fold_batch_norms`; it is left as it is.
         dtype: of convolutions: float32, or bfloat16 for a network that runs under
-            `torch.autocast` of that type.
+            `torch.autocast` of that type. The last ones of the heads stay in float32.
 
     Returns:
         The copy, channels last. It cannot be trained. It is `net` itself if PyTorch was built
@@ -68,7 +69,8 @@ def fuse_convolutions(net: nn.Module, dtype: torch.dtype = torch.float32) -> nn.
     for module in list(fused.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Conv2d:
-                setattr(module, name, _FusedConv2d(child, dtype, activations.get(child, "none")))
+                kept = torch.float32 if isinstance(module, PredictionHead) else dtype  # see there
+                setattr(module, name, _FusedConv2d(child, kept, activations.get(child, "none")))
     for module in fused.modules():
         if isinstance(module, ResidualBlock) and isinstance(module.branch, BRANCHES):
             # It has the same submodules and no state of its own.

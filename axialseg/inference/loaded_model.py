@@ -10,6 +10,7 @@ from torch import nn
 from axialseg.datasets.image_classes import ImageClasses
 from axialseg.errors import UserError
 from axialseg.inference.explain import AttentionExplanation, explain_attention
+from axialseg.inference.exported_net import ExportedNet
 from axialseg.inference.fused_convolutions import inference_form
 from axialseg.inference.pictures import PictureLike, as_picture
 from axialseg.inference.segmentation import Segmentation
@@ -76,7 +77,12 @@ class LoadedModel:
         """
         if not isinstance(self.categories, Categories):
             raise UserError(f"{self.name} classifies whole images; segment with another model")
-        net = self._fast(options.get("precision", "32")) if fold else self.net
+        net = self.net
+        if isinstance(net, ExportedNet):
+            is_scaled = tuple(options.get("scales", (1.0,))) != (1.0,)
+            net.refuse_views(is_scaled or any(options.get(key) for key in ("flip", "tile")))
+        elif fold:
+            net = self._fast(options.get("precision", "32"))
         return Segmenter(net, self.postprocess, self.transform, self.categories, options)
 
     def explain(

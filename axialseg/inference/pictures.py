@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from axialseg.datasets.image_file import read_rgb
+from axialseg.errors import UserError
 
 # A path; a picture of Pillow; an array [H, W, 3] or [H, W]; a tensor [3, H, W]. All RGB, uint8.
 PictureLike = str | Path | Image.Image | NDArray[np.uint8] | torch.Tensor
@@ -38,6 +39,8 @@ def as_picture(image: PictureLike | Picture) -> Picture:
         return image
     if isinstance(image, str | Path):
         path = Path(image).expanduser()
+        if not path.is_file():
+            raise UserError(f"the picture {path} does not exist; correct its name")
         return Picture(read_rgb(path, apply_exif=True), str(path))
     if isinstance(image, Image.Image):
         upright = ImageOps.exif_transpose(image)
@@ -60,7 +63,7 @@ def as_picture(image: PictureLike | Picture) -> Picture:
 
 def _pixels(values: torch.Tensor, is_right: bool, shape: str) -> Any:
     if values.dtype != torch.uint8:
-        raise TypeError(f"an image of {values.dtype} must be uint8 with values 0..255")
+        raise TypeError(f"an image of {str(values.dtype)[6:]} must be uint8 with values 0..255")
     if not is_right or 0 in values.shape:
         raise ValueError(f"an image of shape {list(values.shape)} must be {shape}")
     return values.cpu()

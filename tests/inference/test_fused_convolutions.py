@@ -37,7 +37,10 @@ def test_bfloat16_is_as_near_as_that_of_autocast(model: str) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         plain, fast = outputs(folded, torch.float32), outputs(half, torch.float32)
     for name, value in fast.items():
-        assert value.dtype == plain[name].dtype
+        assert value.dtype == plain[name].dtype == torch.float32
+        # Of half precision a map of many pixels would have a few hundred values.
+        if value.ndim == 4:
+            assert len(value[:, 0].unique()) > 0.9 * value[:, 0].numel(), name
         assert distance(value, exact[name]) < 1.5 * distance(plain[name], exact[name]), name
 
 
