@@ -71,7 +71,7 @@ def test_attention(run_folder: Path, picture: Path, command: Command, refusal: R
     """Axial layers have maps, of the backbone and the pixel decoder; k-means layers have none."""
     output = picture.with_name("attention.png")
     query = [f"ckpt={run_folder / 'checkpoints/last.ckpt'}", f"image={picture}", "query=[5,50]"]
-    command(attention.main, [*query, "layer=pixel_decoder.stages.0.blocks.0", f"output={output}"])
+    command(attention.main, [*query, "layer=pixel_decoder.stages.1.blocks.0", f"output={output}"])
     assert output.is_file()
     message = refusal(attention.main, [*query, "layer=transformers.0", "output=none.png"])
     assert "layer=transformers.0 is not a layer of this model; name one of backbone" in message
@@ -85,4 +85,4 @@ def test_start_with_other_classes(
     folder = tmp_path / "started"
     command(train.main, [*lines, *start, "trainer.max_steps=1", f"hydra.run.dir={folder}"])
     log = (folder / "train.log").read_text()
-    assert "[9, 64, 1, 1] in the model): transformers 6, heads.class_head 1" in log
+    assert "[9, 64, 1, 1] in the model): transformers 3, heads.class_head 1" in log

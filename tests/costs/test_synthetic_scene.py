@@ -38,10 +38,17 @@ def test_scene_without_stuff() -> None:
     assert segments.id_map.min() == 0
 
 
-@pytest.mark.parametrize("model", ["axial_deeplab_tiny", "max_deeplab_tiny", "kmax_tiny"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        ["model=axial_deeplab_tiny"],
+        ["model=max_deeplab_tiny"],
+        ["model=kmax_tiny", "model.net.slots=24"],
+    ],
+)
 @pytest.mark.parametrize("categories", [CITYSCAPES, COCO])
-def test_perfect_heads_are_scored_as_perfect(model: str, categories: Categories) -> None:
-    config = model_config((f"model={model}",))
+def test_perfect_heads_are_scored_as_perfect(model: list[str], categories: Categories) -> None:
+    config = model_config(model)
     targets = build(config.targets)
     scenes = [scene(categories, SIZE, seed) for seed in range(2)]
     per_image = [targets(segments, categories) for segments in scenes]
