@@ -109,7 +109,8 @@ def test_features_are_those_of_timm(timm: ModuleType) -> None:
 )
 def test_two_steps(lines: list[str], tiny_run: list[str], tmp_path: Path, command: Command) -> None:
     others = [line for line in tiny_run if not line.startswith("model")]
-    run = [*others, "model/backbone=timm", *lines, "trainer.max_steps=2", "logger=none"]
+    adam = ["schedule/optimizer=adam", "trainer.max_steps=2", "logger=none"]
+    run = [*others, "model/backbone=timm", *lines, *adam]
     command(train.main, [*run, f"hydra.run.dir={tmp_path / 'run'}"])
     weights = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
     assert weights["global_step"] == 2
