@@ -200,6 +200,9 @@ def try_tool(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     if command == "download":
         assert published_checkpoint(rest[0])
         return
+    if command == "completion":
+        module.completion(rest)
+        return
     composed = module.compose_config
 
     def compose_and_stop(name: str, overrides: list[str]) -> DictConfig:

@@ -12,7 +12,11 @@ from axialseg.errors import UserError
 
 USAGE = "axialseg completion bash"
 SUMMARY = "Prints a script that completes the commands of axialseg in bash."
-EXAMPLES = ('eval "$(axialseg completion bash)"',)
+EXAMPLES = (
+    'eval "$(axialseg completion bash)"',
+    "axialseg completion bash",
+    "python -m axialseg completion bash",
+)
 GROUPS = ("model", "data", "schedule", "experiments")  # keys whose values are choices
 
 SCRIPT = """\

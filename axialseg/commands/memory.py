@@ -24,7 +24,6 @@ USAGE = (
 SUMMARY = "Counts the memory of a training step without a GPU, and finds the batch that fits."
 EXAMPLES = (
     "python -m axialseg memory model=axial_deeplab_l data=coco crop=[1025,1025] gpu=80GiB",
-    "python -m axialseg memory model=max_deeplab_s crop=[641,641] gpu=24GiB batch=2",
     "python -m axialseg memory model=axial_resnet_50_s data=imagenet gpu=24GiB format=json",
     "python -m axialseg memory model=axial_hybrid_tiny data=shapes cpu=24GiB",
 )

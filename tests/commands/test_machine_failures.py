@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -115,7 +116,8 @@ def test_a_killed_loader_worker(
     arguments = [*tiny_run, f"hydra.run.dir={tmp_path}", "data.num_workers=1", "data.cache=false"]
     code, sentence = ending(train.main, arguments)
     assert code == 1
-    assert "was ended by the signal Killed" in sentence
+    # PyTorch does not always learn by which signal.
+    assert re.search("was ended (by the signal Killed|from outside)", sentence)
     assert "data.num_workers" in sentence
 
 
