@@ -331,6 +331,8 @@ def test_memory_is_what_the_planner_counts(name: str) -> None:
 def test_measured_scores_are_those_of_the_readme() -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     rows = [line for line in readme.splitlines() if line.startswith("| `python train.py")]
+    # Shortened runs have no experiment of their own.
+    rows = [row for row in rows if "trainer.val_check_interval=" not in row]
     reached = {row.split(" | ")[-1] for row in rows if re.search(r"\d\.\d", row)}
     scores = {" ".join(re.findall(r"\d+\.\d", text)): text for text in reached}
     measured = [
@@ -339,8 +341,7 @@ def test_measured_scores_are_those_of_the_readme() -> None:
         for row in head.expected
         if row.measured
     ]
-    assert measured
-    assert set(measured) <= set(scores)  # the README has rows with other settings beside them
+    assert sorted(measured) == sorted(scores)
 
 
 @pytest.mark.parametrize(

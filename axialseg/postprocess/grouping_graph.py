@@ -11,7 +11,7 @@ from axialseg.decoders.panoptic_deeplab import PanopticHeads
 from axialseg.layers.resize import resize_bilinear
 from axialseg.panoptic.panoptic_map import CLASS_DIVISOR
 from axialseg.postprocess.graph import GraphMaps, column, counted, looked_up, repeated
-from axialseg.postprocess.panoptic_deeplab import PanopticDeepLabPostProcess
+from axialseg.postprocess.panoptic_deeplab import PanopticDeepLabPostProcess, window_maximum
 
 MOST_CENTERS = 400  # of an image in a graph, where the eager form has no limit
 NOWHERE = 1 << 40  # behind all pixels
@@ -67,11 +67,7 @@ class GroupingGraph(nn.Module):
             int64 ``[B, M]`` and float32 ``[B, M]``.
         """
         scores = torch.where(center > self.limits.center_threshold, center, 0.0)
-        kernel = self.limits.nms_kernel
-        before = (kernel - 1) // 2
-        after = kernel - 1 - before
-        padded = F.pad(scores[:, None], (before, after, before, after))
-        pooled = F.max_pool2d(F.max_pool2d(padded, (kernel, 1), 1), (1, kernel), 1)[:, 0]
+        pooled = window_maximum(scores, self.limits.nms_kernel)
         is_center = ((scores == pooled) & (scores > 0)).flatten(1)
         best, place = torch.where(is_center, scores.flatten(1), -1.0).topk(self.centers, 1)
         kept = best > 0

@@ -171,13 +171,17 @@ def find_centers(
     Equal neighbours all survive; of more than `keep_centers` the best, see `best_centers`.
     """
     scores = torch.where(heatmap > threshold, heatmap, 0.0)
-    before = (nms_kernel - 1) // 2
-    after = nms_kernel - 1 - before
-    padded = F.pad(scores[None, None], (before, after, before, after))
-    # The maximum over a square is the maximum over its rows, then its columns.
-    pooled = F.max_pool2d(F.max_pool2d(padded, (nms_kernel, 1), 1), (1, nms_kernel), 1)[0, 0]
-    is_center = (scores == pooled) & (scores > 0)
+    is_center = (scores == window_maximum(scores[None], nms_kernel)[0]) & (scores > 0)
     return best_centers(scores, is_center.nonzero(), keep_centers)
+
+
+def window_maximum(scores: Tensor, kernel: int) -> Tensor:
+    """Largest value of the `kernel` x `kernel` pixels around each, 0 at least; ``[B, H, W]``."""
+    before = (kernel - 1) // 2
+    after = kernel - 1 - before
+    padded = F.pad(scores[:, None], (before, after, before, after))
+    # The maximum over a square is the maximum over its rows, then its columns.
+    return F.max_pool2d(F.max_pool2d(padded, (kernel, 1), 1), (1, kernel), 1)[:, 0]
 
 
 def best_centers(heatmap: Tensor, centers: Tensor, keep_centers: int | None) -> Tensor:
