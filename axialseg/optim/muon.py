@@ -13,7 +13,8 @@ fixed length and three iterations as in the same author's `airbench94_muon`. Dif
 keeps the length that it starts with, and a step is a share of it, whatever the kernel's shape.
 """
 
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -68,44 +69,74 @@ class Muon(Adam):
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             if group.get("normed"):
-                for kernel in group["params"]:
-                    self._turn(kernel, group)
+                self._turn([kernel for kernel in group["params"] if kernel.grad is not None], group)
             else:
                 self._step_group(group)
         return loss
 
-    def _turn(self, kernel: Tensor, group: dict[str, Any]) -> None:
-        """Steps one kernel ``[C_out, ...]``."""
-        if kernel.grad is None:
+    def _turn(self, kernels: list[Tensor], group: dict[str, Any]) -> None:
+        """Steps kernels ``[C_out, ...]`` that have a gradient, with one call per operation."""
+        if not kernels:
             return
-        state = self.state[kernel]
-        if not state:
-            state["momentum"] = torch.zeros_like(kernel)
-        momentum = state["momentum"].mul_(group["momentum"]).add_(kernel.grad)
-        wanted = kernel.grad.add(momentum, alpha=group["momentum"])
-        direction = orthogonalised(wanted.flatten(1)).view(wanted.shape)
-        length = kernel.norm()
-        share = group["turn"] * group["lr"] * length / direction.norm().clamp_min(1e-12)
-        kernel.sub_(direction * share)
-        kernel.mul_(length / kernel.norm().clamp_min(1e-12))
+        for kernel in kernels:
+            if not self.state[kernel]:
+                self.state[kernel]["momentum"] = torch.zeros_like(kernel)
+        share = group["momentum"]
+        grads = [kernel.grad for kernel in kernels if kernel.grad is not None]
+        momenta = [self.state[kernel]["momentum"] for kernel in kernels]
+        torch._foreach_mul_(momenta, share)
+        torch._foreach_add_(momenta, grads)
+        wanted = torch._foreach_add(grads, momenta, alpha=share)
+        turned = orthogonalised([matrix.flatten(1) for matrix in wanted])
+        directions = [u.view(kernel.shape) for u, kernel in zip(turned, kernels, strict=True)]
+        lengths = torch._foreach_norm(kernels)
+        steps = torch._foreach_div(lengths, _at_least_tiny(torch._foreach_norm(directions)))
+        torch._foreach_mul_(steps, -group["turn"] * group["lr"])
+        torch._foreach_mul_(directions, steps)
+        torch._foreach_add_(kernels, directions)
+        torch._foreach_div_(lengths, _at_least_tiny(torch._foreach_norm(kernels)))
+        torch._foreach_mul_(kernels, lengths)
 
 
-def orthogonalised(matrix: Tensor, iterations: int = ITERATIONS) -> Tensor:
-    """The matrix ``[m, n]`` with singular values of about 1 (0.3..1.3); tiny ones stay smaller.
+def orthogonalised(matrices: Sequence[Tensor], iterations: int = ITERATIONS) -> list[Tensor]:
+    """Matrices ``[m, n]`` with singular values of about 1 (0.3..1.3); tiny ones stay smaller.
 
     Newton-Schulz iterations ``X = a X + b (X X^T) X + c (X X^T)^2 X`` from ``X = G / |G|``. They
     are done on the smaller one of ``X X^T`` and ``X^T X``, with which they commute. So the long
-    side is multiplied twice in all.
+    side is multiplied twice in all, and matrices with equal short sides go through them together.
     """
-    a, b, c = COEFFICIENTS
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    start = wide / wide.norm().clamp_min(1e-12)
-    gram = start @ start.T
-    total = None
-    for _ in range(iterations):
-        factor = b * gram + c * (gram @ gram)
-        factor.diagonal().add_(a)
-        total = factor if total is None else factor @ total
+    wide = [matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T for matrix in matrices]
+    starts = torch._foreach_div(wide, _at_least_tiny(torch._foreach_norm(wide)))
+    places = defaultdict(list)
+    for place, start in enumerate(starts):
+        places[start.shape[0], start.dtype, start.device].append(place)
+    found = list(starts)
+    for together in places.values():
+        grams = torch.stack([starts[place] @ starts[place].T for place in together])
+        for place, factor in zip(together, _iterated(grams, iterations), strict=True):
+            found[place] = factor @ starts[place]
+    pairs = zip(found, wide, matrices, strict=True)
+    return [u if same is matrix else u.T for u, same, matrix in pairs]
+
+
+def _iterated(gram: Tensor, iterations: int) -> Tensor:
+    """The product of all iterations' factors, from ``X X^T``; both ``[N, m, m]``."""
+    factor = total = _factor(gram)
+    for _ in range(iterations - 1):
         gram = factor @ gram @ factor
-    found = start if total is None else total @ start
-    return found if wide is matrix else found.T
+        factor = _factor(gram)
+        total = factor @ total
+    return total
+
+
+def _factor(gram: Tensor) -> Tensor:
+    """What an iteration multiplies X by: ``a + b X X^T + c (X X^T)^2``."""
+    a, b, c = COEFFICIENTS
+    factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    factor.diagonal(dim1=1, dim2=2).add_(a)
+    return factor
+
+
+def _at_least_tiny(lengths: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Lengths that one can divide by."""
+    return torch._foreach_clamp_min(lengths, 1e-12)

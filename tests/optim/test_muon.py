@@ -28,17 +28,28 @@ def plain_iterations(matrix: Tensor, iterations: int) -> Tensor:
 def test_it_is_the_published_iteration(shape: tuple[int, int], iterations: int) -> None:
     matrix = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     expected = plain_iterations(matrix, iterations)
-    torch.testing.assert_close(orthogonalised(matrix, iterations), expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        orthogonalised([matrix], iterations)[0], expected, rtol=1e-9, atol=1e-9
+    )
+
+
+def test_matrices_together_are_each_alone() -> None:
+    generator = torch.Generator().manual_seed(2)
+    shapes = [(12, 40), (40, 12), (7, 7), (12, 9), (9, 30)]
+    matrices = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    together = orthogonalised(matrices)
+    for matrix, found in zip(matrices, together, strict=True):
+        torch.testing.assert_close(found, plain_iterations(matrix, 3), rtol=1e-9, atol=1e-9)
 
 
 def test_singular_values_become_about_equal() -> None:
     left, _ = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(0)))
     right, _ = torch.linalg.qr(torch.randn(64, 16, generator=torch.Generator().manual_seed(1)))
     values = torch.linspace(0.1, 1.0, 16)
-    found = torch.linalg.svdvals(orthogonalised(left @ values.diag() @ right.T))
+    found = torch.linalg.svdvals(orthogonalised([left @ values.diag() @ right.T])[0])
     assert found.min() > 0.3
     assert found.max() < 1.3
-    assert torch.equal(orthogonalised(torch.zeros(3, 4)), torch.zeros(3, 4))
+    assert torch.equal(orthogonalised([torch.zeros(3, 4)])[0], torch.zeros(3, 4))
 
 
 class Net(nn.Module):
