@@ -6,9 +6,10 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -20,7 +21,6 @@ from axialseg.evaluation.image_score import ImageScore, score_runs
 from axialseg.formats.coco_annotations import (
     CocoPanopticAnnotations,
     parse_annotations,
-    read_annotations,
     read_segment_runs,
 )
 from axialseg.formats.json_file import read_json
@@ -62,12 +62,13 @@ class PredictionFiles:
 
     def __init__(self, path: str | Path, categories: Categories) -> None:
         self.path = table_of(Path(path))
-        self._annotations = _annotations(self.path, categories)
+        content = read_json(self.path)
+        self._annotations = _annotations(self.path, content, categories)
         beside = self.path.with_suffix("")
         self._folder = beside if beside.is_dir() else self.path.parent
         ids = enumerate(self._annotations.image_ids.tolist())
         self._places = {str(image_id): place for place, image_id in ids}
-        self._scores = self._read_scores()
+        self._scores = _scores(content)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -96,29 +97,22 @@ class PredictionFiles:
         scores = None if self._scores is None else self._scores[start:end]
         return ReadPrediction(segments, scores)
 
-    def _read_scores(self) -> NDArray[np.float64] | None:
-        """``score`` of all segments, which is no part of the format; None unless all have one."""
-        if not len(self._annotations.segment_ids):
-            return np.zeros(0)
-        if b'"score"' not in self.path.read_bytes():
-            return None
-        rows = [
-            row.get("score")
-            for annotation in read_json(self.path)["annotations"]
-            for row in annotation["segments_info"]
-        ]
-        known = all(isinstance(score, int | float) for score in rows)
-        return np.array(rows, np.float64) if known else None
+
+def _annotations(path: Path, content: Any, categories: Categories) -> CocoPanopticAnnotations:
+    """What the file says; it may leave out the images, as official scorers allow."""
+    rows = content.get("annotations") if isinstance(content, dict) else None
+    if isinstance(rows, list) and "images" not in content:
+        with suppress(KeyError, TypeError):  # told below, with the place
+            content["images"] = [{"id": r["image_id"], "file_name": r["file_name"]} for r in rows]
+    return parse_annotations(path, content, categories)
 
 
-def _annotations(path: Path, categories: Categories) -> CocoPanopticAnnotations:
-    """The file's content; it may leave out the images, as official scorers allow."""
-    content = read_json(path)
-    if isinstance(content, dict) and "images" not in content:
-        rows = content.get("annotations", [])
-        content["images"] = [{"id": r["image_id"], "file_name": r["file_name"]} for r in rows]
-        return parse_annotations(path, content, categories)
-    return read_annotations(path, categories)
+def _scores(content: dict[str, Any]) -> NDArray[np.float64] | None:
+    """``score`` of all segments, which is no part of the format; None unless all have one."""
+    rows = content["annotations"]
+    scores = [row.get("score") for image in rows for row in image["segments_info"]]
+    known = all(isinstance(score, int | float) for score in scores)
+    return np.array(scores, np.float64) if known else None
 
 
 def table_of(path: Path) -> Path:

@@ -5,7 +5,6 @@ loader processes would copy them in time. So the segments of an image are put in
 they are parsed, and their objects are dropped.
 """
 
-import json
 import math
 from array import array
 from contextlib import suppress
@@ -81,7 +80,10 @@ def parse_panoptic_table(path: Path, content: Any) -> PanopticTable:
     """
     segments = _Segments(path)
     try:
-        content = json.loads(json.dumps(content), object_hook=segments.shorten)
+        rows = content.get("annotations") if isinstance(content, dict) else None
+        if isinstance(rows, list):
+            short = [segments.shorten(row) if isinstance(row, dict) else row for row in rows]
+            content = content | {"annotations": short}
         return _table(path, content, segments)
     except _NotPanoptic as error:
         raise not_panoptic(path, str(error)) from error

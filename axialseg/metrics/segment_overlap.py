@@ -69,15 +69,19 @@ def run_overlap(prediction: SegmentRuns, target: SegmentRuns) -> SegmentOverlap:
     rows, columns = len(target.class_ids) + 1, len(prediction.class_ids) + 1
     # Where a run starts, the code of the pair (target, prediction) changes by a step. Two runs that
     # start together leave a code of no pixel between their steps.
-    steps = [
-        np.diff(target.numbers.astype(np.intp), prepend=0) * columns,
-        np.diff(prediction.numbers.astype(np.intp), prepend=0),
-    ]
+    steps = [_steps(target.numbers) * columns, _steps(prediction.numbers)]
     starts = np.concatenate((target.starts, prediction.starts))
     order = np.argsort(starts, kind="stable")  # merges the two
     codes = np.cumsum(np.concatenate(steps)[order])
     pixels = _count(codes, run_lengths(starts[order], math.prod(target.size)), rows, columns)
     return SegmentOverlap(pixels, target.class_ids, target.is_crowd, prediction.class_ids)
+
+
+def _steps(numbers: NDArray[np.int32]) -> NDArray[np.intp]:
+    """Difference of each number ``[R]`` from the one before; from 0 of the first."""
+    wide = numbers.astype(np.intp)
+    wide[1:] -= numbers[:-1]
+    return wide
 
 
 def shared_pixels(
