@@ -31,6 +31,7 @@ from axialseg.build import build_panoptic_dataset
 from axialseg.datasets.targets import PanopticDeepLabTargets
 from axialseg.decoders.panoptic_deeplab import PanopticHeads
 from axialseg.inference.loaded_model import LoadedModel
+from axialseg.layers.resize import resize_nearest
 from axialseg.metrics.panoptic_quality import (
     PanopticQuality,
     PanopticQualityResult,
@@ -39,6 +40,7 @@ from axialseg.metrics.panoptic_quality import (
 from axialseg.metrics.segment_overlap import segment_overlap
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.panoptic_map import PanopticSegments, segments_from_panoptic_map
+from axialseg.postprocess.restore import restore_labels
 
 SIZES = ("small", "medium", "large")  # under 150, under 500 pixels, and more
 SEMANTIC, CENTER, OFFSET = "semantic", "center", "offset"
@@ -53,7 +55,7 @@ ORACLES: dict[str, tuple[str, ...]] = {
 
 
 class Example(NamedTuple):
-    """An image's heads at its size, and its ground truth."""
+    """An image's heads and their ground truth at the evaluation's size; segments at the file's."""
 
     heads: PanopticHeads
     truth: dict[str, Tensor]
@@ -62,19 +64,20 @@ class Example(NamedTuple):
 
 @torch.inference_mode()
 def examples(model: LoadedModel, split: str, images: int) -> Iterator[Example]:
-    """The first images of a split; the evaluation must keep their size."""
+    """The first images of a split."""
     assert isinstance(model.categories, Categories)
     dataset = build_panoptic_dataset(OmegaConf.create(model.config["data"]), split)
     targets = PanopticDeepLabTargets(sigma=model.config["model"]["targets"]["sigma"])
     for index in range(min(images, len(dataset))):
         sample = dataset.read(index)
-        prepared, _ = model.transform(sample.image)
+        assert sample.segments is not None
+        prepared, (height, width) = model.transform(sample.image)
         image = torch.from_numpy(prepared.image).permute(2, 0, 1)[None]
         valid = torch.from_numpy(prepared.valid)[None]
-        height, width = sample.image.shape[:2]
         heads = model.net(image, valid).resized(prepared.valid.shape)
         cut = PanopticHeads(*(head[..., :height, :width] for head in heads))
-        truth = targets(sample.segments, model.categories)
+        id_map = resize_nearest(torch.tensor(sample.segments.id_map), (height, width))
+        truth = targets(sample.segments._replace(id_map=id_map.numpy()), model.categories)
         yield Example(
             cut,
             {name: torch.from_numpy(np.asarray(v)) for name, v in truth.items()},
@@ -83,7 +86,7 @@ def examples(model: LoadedModel, split: str, images: int) -> Iterator[Example]:
 
 
 def panoptic(model: LoadedModel, example: Example, oracles: tuple[str, ...]) -> NDArray[np.int32]:
-    """The panoptic map with the ground truth in place of some heads."""
+    """The panoptic map at the file's size, with the ground truth in place of some heads."""
     assert isinstance(model.categories, Categories)
     heads, truth = example.heads, example.truth
     semantic = heads.semantic[0].argmax(0)
@@ -92,7 +95,9 @@ def panoptic(model: LoadedModel, example: Example, oracles: tuple[str, ...]) -> 
         semantic = torch.where(is_known, truth["semantic"].long(), semantic)
     center = truth["center"] if CENTER in oracles else heads.center[0, 0]
     offset = truth["offset"].float() if OFFSET in oracles else heads.offset[0]
-    return model.postprocess.single(semantic, center, offset).panoptic.numpy()
+    found = model.postprocess.single(semantic, center, offset).panoptic
+    height, width = found.shape
+    return restore_labels(found, (height, width), example.segments.id_map.shape).numpy()
 
 
 def confusions(
