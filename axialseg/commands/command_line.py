@@ -45,6 +45,7 @@ from axialseg.errors import UserError
 from axialseg.launch import PARENT, is_launched_rank, report_exit
 from axialseg.machine.child_process import end_with_parent
 from axialseg.machine.hardware import started_rank, started_ranks
+from axialseg.machine.idle_threads import let_idle_threads_sleep
 from axialseg.machine.in_use import refuse_links, refuse_running
 
 Job = Callable[[DictConfig], float | None]
@@ -74,6 +75,7 @@ def run_command(
     Raises:
         SystemExit: code 2 after a `UserError`.
     """
+    let_idle_threads_sleep()
     register_schemas()
     # Hydra then raises instead of printing its own report, and `user_mistake` can translate.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -231,6 +233,7 @@ def run_tool(
     if not arguments or {"-h", "--help"} & set(arguments):
         print(help_text(summary, usage, examples))
         return
+    let_idle_threads_sleep()
     try:
         job(arguments)
     except Exception as error:
