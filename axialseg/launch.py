@@ -173,7 +173,11 @@ def run_on_ranks(module: str, folder: Path, devices: int) -> None:
         hint = ", as the system does when memory is short" if number == signal.SIGKILL else ""
         raise RunFailedError(
             f"rank {rank} was ended by signal {number} ({signal.Signals(number).name}){hint}; "
-            f"hydra.run.dir={folder} goes on from the newest checkpoint"
+            + (
+                f"hydra.run.dir={folder} goes on from the newest checkpoint"
+                if any(folder.glob("checkpoints/*.ckpt"))
+                else "no checkpoint had been written; start the same command again"
+            )
         )
     if report is not None and report["trace"]:
         print(report["trace"], file=sys.stderr, end="")

@@ -200,9 +200,10 @@ def test_a_killed_rank_is_named_in_one_line(
     job_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     compose_job(job_folder, "killed")
-    with pytest.raises(RunFailedError, match=r"^rank 1 was ended by signal 9 \(SIGKILL\)"):
+    with pytest.raises(RunFailedError, match=r"^rank 1 was ended by signal 9 \(SIGKILL\)") as told:
         run_on_ranks("ranks_job", job_folder, 2)
     assert capfd.readouterr().err == ""
+    assert "no checkpoint had been written; start the same command again" in str(told.value)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -113,11 +114,19 @@ def run_command(
     except Exception as error:
         _refuse(error)
     except KeyboardInterrupt:
+        _end_without_trace()
         sys.exit(128 + signal.SIGINT)
     except SystemExit as stopped:
+        _end_without_trace()
         if is_launched_rank() and isinstance(stopped.code, int):
             report_exit(stopped.code)
         raise
+
+
+def _end_without_trace() -> None:
+    """Lets Ctrl-C end a process that is about to end; Python would show where it was."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def check_command_line(

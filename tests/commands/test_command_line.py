@@ -1,3 +1,6 @@
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,3 +102,19 @@ def test_the_home_folder_in_the_environment(
     monkeypatch.setenv("AXIALSEG_DATA", "~/data")
     message = refusal(check_data.main, ["data=coco"])
     assert message.startswith(f"error: {tmp_path}/data/coco does not exist; set data.root")
+
+
+def test_another_ctrl_c_while_a_stopped_command_ends_leaves_no_trace(tmp_path: Path) -> None:
+    program = """
+import atexit, os, signal, sys
+from axialseg.commands.command_line import run_command
+def job(cfg):
+    atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
+    sys.exit(75)
+sys.argv = ["train.py"]
+run_command(job, "train", lambda cfg: None)
+"""
+    command = [sys.executable, "-c", program]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode in (75, -signal.SIGINT)
+    assert run.stderr == ""
