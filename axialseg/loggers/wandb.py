@@ -2,36 +2,107 @@
 
 import json
 import logging
-import netrc
 import os
+import re
 import secrets
 import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from axialseg.errors import UserError
+from axialseg.loggers.wandb_login import default_mode, has_key
 from axialseg.machine.provenance import FILE as PROVENANCE
 from axialseg.machine.provenance import SWEEP_JOB
 
 log = logging.getLogger(__name__)
 
 
+TABLE_SECONDS = 10  # for a table; one that takes more waits for a server that is away
+PAUSE_SECONDS = 600  # then, until the next table is tried
+FINISH_SECONDS = 600  # for the upload at the end, after which a device shall not wait any more
+
+
 class RunLogger(WandbLogger):
-    """Lightning's logger; at the end of a training it can also store a checkpoint.
+    """Lightning's logger, which never ends a training; at its end it can store a checkpoint.
+
+    A server that cannot be reached at the start makes the run an offline one. What W&B does not
+    take later is lost to it, which is said once.
 
     Args:
+        folder: of the run.
         checkpoint: file that is stored as an artifact, if it is there; None stores nothing.
+        name: of the run; of an offline run that goes on, with the number of its part.
+        mode: online, offline or disabled.
         arguments: of `WandbLogger`.
     """
 
-    def __init__(self, checkpoint: Path | None, **arguments: Any) -> None:
-        super().__init__(**arguments)
+    def __init__(
+        self, folder: Path, checkpoint: Path | None, name: str, mode: str, **arguments: Any
+    ) -> None:
+        super().__init__(save_dir=folder, **arguments)
+        self._wandb_init.pop("anonymous", None)  # W&B warns even of None
         self._checkpoint = checkpoint
+        self._folder = folder
+        self._first_name = name
+        self._has_warned = False
+        self._tables_from = 0.0
+        self._set_mode(mode)
+
+    def _set_mode(self, mode: str) -> None:
+        self._id, part = _run_id(self._folder, mode)
+        self._name = self._first_name if part == 1 else f"{self._first_name} part {part}"
+        self._wandb_init |= {"id": self._id, "name": self._name, "mode": mode}
+
+    @property
+    def experiment(self) -> Any:
+        """The run of W&B, which the first call starts.
+
+        Raises:
+            UserError: the server refuses the run.
+        """
+        import wandb
+        from wandb.errors import AuthenticationError, CommError
+
+        try:
+            return super().experiment
+        except wandb.Error as error:
+            server = wandb.setup().settings.base_url
+            reason = _reason(error)
+            is_refusal = reason.startswith("4") or isinstance(error, AuthenticationError)
+            if is_refusal or not isinstance(error, CommError):
+                raise UserError(
+                    f"W&B at {server} refuses the run ({reason}); check the key (`wandb login`, "
+                    "WANDB_API_KEY), logger.wandb.entity and logger.wandb.project, or give "
+                    "logger.wandb.mode=offline"
+                ) from None
+        log.warning(
+            "W&B at %s cannot be reached (%s): logging to %s; `wandb sync` uploads it later",
+            *(server, reason, self._folder / "wandb"),
+        )
+        self._set_mode("offline")
+        return super().experiment
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Logs numbers, tables or pictures at an optimiser step.
+
+        Numbers and pictures are sent later if the server is away; W&B waits for it with tables.
+        """
+        start = time.monotonic()
+        is_table = not all(isinstance(value, int | float | list) for value in metrics.values())
+        if is_table and start < self._tables_from:
+            return
+        with self._never_ending():
+            super().log_metrics(metrics, step)
+        if time.monotonic() - start > TABLE_SECONDS:
+            self._tables_from = time.monotonic() + PAUSE_SECONDS
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -44,7 +115,27 @@ class RunLogger(WandbLogger):
 
         artifact = wandb.Artifact(f"checkpoint-{self.experiment.id}", "model")
         artifact.add_file(str(file.resolve()), file.name)
-        self.experiment.log_artifact(artifact)
+        with self._never_ending():
+            self.experiment.log_artifact(artifact)
+
+    @contextmanager
+    def _never_ending(self) -> Iterator[None]:
+        """Makes a failure of W&B a warning: it may raise anything when its server is lost."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            if not self._has_warned:
+                log.warning("W&B has not taken all tables, training goes on: %s", _reason(error))
+            self._has_warned = True
+
+
+def _reason(error: Exception) -> str:
+    """Text of an error in one line; of an answer of the server, its code and message."""
+    text = " ".join(str(error).split())
+    answer = re.search(r"error (\d{3}): .*?\"message\": ?\"([^\"]*)", text)
+    return f"{answer[1]}: {answer[2]}" if answer else text
 
 
 def wandb_logger(
@@ -72,7 +163,7 @@ def wandb_logger(
         entity: user or team; None is the key's own.
         name: of the run; None takes the last two parts of `folder`, or the number of a sweep's job
             and its swept values.
-        mode: online, offline or disabled; None takes the environment's `WANDB_MODE`, else online.
+        mode: online, offline or disabled; None takes `WANDB_MODE`, `wandb offline`, else online.
         group: under which runs are listed together; None takes the sweep's folder, or the run's.
         checkpoint: ``best`` or ``last``: which one is stored as an artifact when the training ends.
 
@@ -83,7 +174,7 @@ def wandb_logger(
     path = Path(folder).absolute()
     if checkpoint not in (None, "best", "last"):
         raise UserError(f"logger.wandb.checkpoint={checkpoint}, but it must be best, last or null")
-    mode = mode or os.environ.get("WANDB_MODE") or "online"
+    mode = mode or default_mode()
     if mode == "online" and not has_key():
         mode = "offline"
         rank_zero_info(
@@ -91,42 +182,24 @@ def wandb_logger(
             "`wandb sync` uploads it later."
         )
     path.mkdir(parents=True, exist_ok=True)
-    run_id, part = _run_id(path, mode)
     swept = _record(path / SWEEP_JOB).get("swept")
     place = "/".join(path.parts[-2:])
     if swept is not None:
         shown = (f"{key}={value}" for key, value in swept.items())
         name = name or " ".join([path.name, *shown])
         group = group or "/".join(path.parts[-3:-1])
-    name = name or place
+    os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(FINISH_SECONDS))
     return RunLogger(
+        path,
         None if checkpoint is None else path / "checkpoints" / f"{checkpoint}.ckpt",
-        name=name if part == 1 else f"{name} part {part}",
-        save_dir=path,
-        id=run_id,
+        name=name or place,
+        # Lightning's own `offline` would set WANDB_MODE for all later jobs of a sweep.
+        mode=mode,
         project=project,
         entity=entity,
         group=group or place,
         config={"run": _run_facts(path)} | ({} if swept is None else {"sweep": swept}),
-        # Lightning's own `offline` would set WANDB_MODE for all later jobs of a sweep.
-        mode=mode,
     )
-
-
-def has_key() -> bool:
-    """Whether `wandb` will find an API key: in `WANDB_API_KEY`, or in a netrc file."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    server = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
-    home = Path("~").expanduser()
-    for file in (os.environ.get("NETRC"), home / ".netrc", home / "_netrc"):
-        if file and Path(file).is_file():
-            try:
-                return netrc.netrc(file).authenticators(urlsplit(server).hostname or "") is not None
-            except (netrc.NetrcParseError, OSError) as error:
-                log.warning("%s cannot be read (%s); W&B logs offline", file, error)
-                return False
-    return False
 
 
 def find_wandb_logger(trainer: pl.Trainer) -> WandbLogger | None:

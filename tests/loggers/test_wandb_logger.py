@@ -22,7 +22,8 @@ from axialseg.callbacks.panoptic_images import PanopticImages
 from axialseg.callbacks.speed import Speed
 from axialseg.errors import UserError
 from axialseg.loggers.csv import CsvLogger
-from axialseg.loggers.wandb import find_wandb_logger, finish_wandb, has_key, wandb_logger
+from axialseg.loggers.wandb import find_wandb_logger, finish_wandb, wandb_logger
+from axialseg.loggers.wandb_login import has_key
 
 KEY = "0" * 40
 
@@ -60,6 +61,30 @@ def test_key_in_a_netrc_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert mode(wandb_logger(str(tmp_path))) == "online"
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
     assert mode(wandb_logger(str(tmp_path))) == "offline"
+
+
+def test_key_for_the_server_that_wandb_login_has_stored(tmp_path: Path) -> None:
+    file = tmp_path / "home/.netrc"
+    file.write_text(f"machine wandb.example.org:8080 login user password {KEY}\n")
+    file.chmod(0o600)
+    assert mode(wandb_logger(str(tmp_path))) == "offline"
+    settings = tmp_path / "home/.config/wandb/settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("[default]\nbase_url = https://wandb.example.org:8080\n")
+    assert mode(wandb_logger(str(tmp_path))) == "online"
+
+
+def test_wandb_offline_in_the_folder_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.chdir(tmp_path)
+    settings = Path("wandb/settings")
+    settings.parent.mkdir()
+    settings.write_text("[default]\nmode = offline\n")
+    assert mode(wandb_logger(str(tmp_path))) == "offline"
+    settings.write_text("no settings\n")
+    assert mode(wandb_logger(str(tmp_path))) == "online"
 
 
 def test_a_broken_netrc_file_is_no_error(tmp_path: Path) -> None:
