@@ -134,7 +134,7 @@ class WandbServer(ThreadingHTTPServer):
     def _CommitArtifact(self, given: Values) -> Values:
         return {"commitArtifact": {"artifact": {"id": given["artifactID"], "digest": ""}}}
 
-    def _Sweep(self, given: Values) -> Values:
+    def _SweepWithRuns(self, given: Values) -> Values:
         state = {"id": "1", "name": "sweep", "state": "RUNNING", "config": self.sweep}
         return {"project": {**_project(given), "sweep": {**state, "runs": {"edges": []}}}}
 
