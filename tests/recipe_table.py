@@ -41,9 +41,9 @@ step on each.
 BOTTOM = """
 ## Rows that cannot be run here
 
-Of the Axial-DeepLab paper: attention in two dimensions (Cityscapes 58.7 to 61.5 PQ; ImageNet 77.4
-to 78.1 top-1), ResNet-101 (59.9 PQ) and LR-Net-50. Of deeplab2: the rows without axial attention,
-but ResNet-50's.
+Of the Axial-DeepLab paper: LR-Net-50 (ImageNet 77.3), because its authors published no code and
+unofficial code has to guess what its geometry prior reads. Of deeplab2: the rows without axial
+attention, but ResNet-50's.
 
 ## Your own
 

@@ -73,7 +73,7 @@ PAPERS: dict[str, tuple[Any, ...]] = {
         for name in (
             *("axial_deeplab_s", "axial_deeplab_m", "axial_deeplab_l", "axial_deeplab_xl"),
             *("axial_deeplab_l_mapillary", "axial_deeplab_xl_mapillary", "axial_deeplab_l_span"),
-            "resnet50_ablation",
+            *("resnet50_ablation", "resnet101_ablation"),
         )
     },
     **{f"coco/axial_deeplab_{size}": (LARGE, 1e-3, 200_000, 64) for size in "sml"},
@@ -85,6 +85,13 @@ IMAGENET = {
     "imagenet/axial_resnet_26_s": (0.4, 162_600, 1024),
     "imagenet/axial_resnet_50_s": (0.4, 162_600, 1024),
     "imagenet/axial_resnet_50_s_standalone": (0.2, 325_200, 512),
+    **{
+        f"imagenet/{name}": (0.4, 162_600, 1024)
+        for name in (
+            *("resnet_50", "attention_resnet_50", "attention_resnet_50_standalone"),
+            "ps_attention_resnet_50",
+        )
+    },
 }
 # Crop, base rate, steps, batch, magnitude scale, scales, small-instance weight, slots, share of the
 # hardest pixels, sampling temperature; then thresholds of things and stuff, overlap, power of the

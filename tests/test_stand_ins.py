@@ -20,6 +20,10 @@ from axialseg.commands import evaluate, train
 Command = Callable[[Callable[[], None], list[str]], None]
 
 TINY = ["model.backbone.stage_blocks=[1,1,1,1]", "model.backbone.stage_channels=[16,16,32,32]"]
+TINY_WINDOW = [
+    *("model.backbone.attention_2d.heads=2", "model.backbone.attention_2d.window=3"),
+    "model.backbone.stem.width=0.25",
+]
 # Family of models -> its stand-in.
 STAND_INS = {
     "panoptic_deeplab": ["model=axial_deeplab_tiny", *TINY],
@@ -34,6 +38,12 @@ STAND_INS = {
         "model.net.slots=16",
     ],
     "axial_resnet": ["model=axial_resnet_tiny", *TINY],
+    "attention_deeplab": ["model=ps_attention_deeplab", *TINY, *TINY_WINDOW],
+    "attention_resnet": [
+        *("model=attention_resnet_50", *TINY, *TINY_WINDOW),
+        "model/stem@model.backbone.stem=attention",
+        "model.backbone.max_pool=false",
+    ],
 }
 # One row for each family and format that a published row has.
 ROWS = {
@@ -44,6 +54,7 @@ ROWS = {
     ("kmax", "coco"): "coco/kmax_axial_r50",
     ("kmax", "cityscapes"): "cityscapes/kmax_axial_r50",
     ("axial_resnet", "imagenet"): "imagenet/axial_resnet_50_s",
+    ("attention_resnet", "imagenet"): "imagenet/attention_resnet_50_standalone",
 }
 OPTIONS = [
     "callbacks=ema",
@@ -55,6 +66,8 @@ OPTIONS = [
 def kind(name: str) -> tuple[str, str]:
     """Family and format of an experiment."""
     data, model = name.split("/")
+    if "attention" in model:
+        return ("attention_resnet" if data == "imagenet" else "attention_deeplab"), data
     if data == "imagenet":
         return "axial_resnet", data
     if model.startswith("kmax"):
@@ -80,7 +93,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def small(family: str, data: str, root: Path, steps: int) -> list[str]:
     """What makes a row's run take a second."""
-    crop = [32, 32] if family == "axial_resnet" else [33, 65]
+    crop = [32, 32] if data == "imagenet" else [33, 65]
     is_ranged = data in ("coco", "mapillary_vistas")
     resized = [f"data.{half}_transform.resize_range=[33,33]" for half in ("train", "eval")]
     return [
@@ -127,7 +140,7 @@ def test_a_step_and_an_evaluation(
     record = json.loads((tmp_path / "evaluation/metrics.json").read_text())
     assert record["step"] == 1
     assert 0 <= record[config["model"]["objective"]] <= 100
-    assert (tmp_path / "evaluation/predictions.json").is_file() or family == "axial_resnet"
+    assert (tmp_path / "evaluation/predictions.json").is_file() or data == "imagenet"
 
 
 def test_options_of_any_recipe(roots: dict[str, Path], tmp_path: Path, command: Command) -> None:

@@ -1,13 +1,15 @@
 """The one staged residual network behind every backbone.
 
-ResNet-50(-beta), SWideRNet, Axial-SWideRNet, Axial-ResNet and the MaX-DeepLab backbones are
-arguments of `ResidualNetwork`; ``conf/model/backbone/`` holds them by name.
+ResNet-50(-beta), SWideRNet, Axial-SWideRNet, Axial-ResNet, ResNets with attention in a window and
+the MaX-DeepLab backbones are arguments of `ResidualNetwork`; ``conf/model/backbone/`` holds them by
+name.
 
 Source: deeplab2 ``model/encoder/axial_resnet.py`` and ``axial_resnet_instances.py``; Wang et al.
 2020, "Axial-DeepLab", sec. 3.2 and 4.1.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Literal, cast
 
 import torch.nn.functional as F
@@ -17,8 +19,8 @@ from axialseg.backbones.backbone import records_by_stride
 from axialseg.decoders.stacked import AfterBlock, StackedDecoder, StackedDecoderFactory
 from axialseg.layers.activation import Activation, activation_function
 from axialseg.layers.activation_checkpointing import CheckpointedBlock
-from axialseg.layers.axial_attention import AttentionFactory, AxialStriding
-from axialseg.layers.axial_block import AxialBranch
+from axialseg.layers.attention_block import Attention2dFactory, AttentionBranch
+from axialseg.layers.axial_attention import AttentionFactory, AxialAttention2d, AxialStriding
 from axialseg.layers.drop_path import linear_keep_probability
 from axialseg.layers.normalize import normalize_image
 from axialseg.layers.residual_block import BasicBranch, BottleneckBranch, ResidualBlock
@@ -34,19 +36,23 @@ class ResidualNetwork(nn.Module):
     `output_stride` are not strided; their convolutions are dilated instead (attention is not).
 
     Args:
-        stem: module with `out_channels`; image ``[B, 3, H, W]`` to features at stride 2.
+        stem: module with `out_channels`; image ``[B, 3, H, W]`` to features at stride 2, or at
+            another one that its attribute `stride` tells.
         stage_blocks: residual blocks of each stage; the last entry is stage 5, so four entries are
             stages 2..5 and five are stages 1..5.
         stage_channels: output channels of each stage, of which `width` makes more or fewer.
         conv_blocks: kind of the convolution blocks of each stage.
-        attention: makes the attention layer of one axis; see `AttentionFactory`.
-        attention_stages: stages all of whose blocks are axial, the strided first one included (the
-            paper's networks).
-        axial_from_stride: a block is axial too if its nominal input stride is at least this
+        attention: makes the attention layer of one axis; see `AttentionFactory`. None: no block has
+            axial attention.
+        attention_stages: stages all of whose blocks have attention, the strided first one included
+            (the paper's networks).
+        axial_from_stride: a block has it too if its nominal input stride is at least this
             (deeplab2's hybrids: 16 leaves the first block of stage 4 a convolution). None: none.
         axial_expansion: first 1x1 convolution of an axial block, in quarters of its channels.
         key_expansion: keys of an axial block, in quarters of the stage's channels.
         value_expansion: values of an axial block, in quarters of the stage's channels.
+        attention_2d: makes the attention of a block over both axes, as `LocalAttention`; None:
+            `attention` along the height and then along the width.
         output_stride: 8, 16 or 32.
         max_pool: activate and max-pool after the stem, instead of a strided first block in stage 2.
             The paper has it, deeplab2 does not.
@@ -71,7 +77,8 @@ class ResidualNetwork(nn.Module):
         strides: strides of these features.
 
     Raises:
-        ValueError: if the stage lists differ in length or name no stage or block kind.
+        ValueError: if the stage lists differ in length or name no stage or block kind, a block has
+            attention that nothing makes, or a stem of stride 4 has a max-pool behind it.
     """
 
     def __init__(
@@ -80,12 +87,13 @@ class ResidualNetwork(nn.Module):
         stage_blocks: Sequence[int],
         stage_channels: Sequence[int],
         conv_blocks: Sequence[ConvBlock],
-        attention: AttentionFactory,
+        attention: AttentionFactory | None = None,
         attention_stages: Sequence[int] = (),
         axial_from_stride: int | None = None,
         axial_expansion: int = 2,
         key_expansion: int = 1,
         value_expansion: int = 2,
+        attention_2d: Attention2dFactory | None = None,
         output_stride: int = 16,
         max_pool: bool = False,
         axial_striding: AxialStriding = "subsample",
@@ -106,7 +114,9 @@ class ResidualNetwork(nn.Module):
                 f"most 5; got {len(stage_blocks)}, {len(stage_channels)} and {len(conv_blocks)}"
             )
         first_stage = 6 - len(stage_blocks)
-        self.attention = attention
+        self.attention_2d = attention_2d
+        if attention_2d is None and attention is not None:
+            self.attention_2d = partial(AxialAttention2d, attention)
         self.attention_stages = tuple(attention_stages)
         self.axial_from_stride = axial_from_stride
         self.expansions = (axial_expansion, key_expansion, value_expansion)
@@ -125,13 +135,16 @@ class ResidualNetwork(nn.Module):
         assert isinstance(stem.out_channels, int)
         channels: int = stem.out_channels
         self.channels = {"res1": channels}
-        self.strides = {"res1": 4 if max_pool else 2}
+        stem_stride = getattr(stem, "stride", 2) * (2 if max_pool else 1)
+        if stem_stride > 4:
+            raise ValueError(f"a stem of stride {stem_stride // 2} needs max_pool=false")
+        self.strides = {"res1": stem_stride}
         self.stages = nn.ModuleDict()
         for stage, blocks in enumerate(stage_blocks, start=first_stage):
             out_channels = round(width * stage_channels[stage - first_stage])
             layers = []
             for index in range(blocks):
-                strides = index == 0 and stage > 1 and not (max_pool and stage == 2)
+                strides = index == 0 and 2**stage > stem_stride
                 nominal_stride = 2 ** (stage - 1) if strides else 2**stage  # before the block
                 layers.append(self._block(stage, channels, out_channels, nominal_stride, strides))
                 channels = out_channels
@@ -174,12 +187,12 @@ class ResidualNetwork(nn.Module):
         stride = 2 if strides and nominal_stride < self.output_stride else 1
         dilation = max(nominal_stride // self.output_stride, 1)
         next_dilation = max(nominal_stride * (2 if strides else 1) // self.output_stride, 1)
-        is_axial = stage in self.attention_stages or (
+        has_attention = stage in self.attention_stages or (
             self.axial_from_stride is not None and nominal_stride >= self.axial_from_stride
         )
         branch = (
-            self._axial_branch(in_channels, width, stride)
-            if is_axial
+            self._attention_branch(in_channels, width, stride)
+            if has_attention
             else _conv_branch(
                 self.conv_blocks[stage],
                 in_channels,
@@ -195,10 +208,12 @@ class ResidualNetwork(nn.Module):
             keep = linear_keep_probability(keep, nominal_stride)
         return self.block_class(branch, in_channels, width, stride, keep, self.activation)
 
-    def _axial_branch(self, in_channels: int, width: int, stride: int) -> AxialBranch:
+    def _attention_branch(self, in_channels: int, width: int, stride: int) -> AttentionBranch:
+        if self.attention_2d is None:
+            raise ValueError("a block has attention, but neither attention nor attention_2d is set")
         inner, key, value = (width // 4 * expansion for expansion in self.expansions)
-        return AxialBranch(
-            self.attention,
+        return AttentionBranch(
+            self.attention_2d,
             in_channels,
             inner,
             key,

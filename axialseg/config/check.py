@@ -132,7 +132,8 @@ def has_axial_attention(model: DictConfig) -> bool:
     backbone = model.backbone
     stem = backbone.get("stem") or {}
     keys = ("attention_stages", "axial_from_stride")
-    return "attention" in stem or any(backbone.get(key) for key in keys)
+    has_blocks = not backbone.get("attention_2d") and any(backbone.get(key) for key in keys)
+    return "attention" in stem or has_blocks
 
 
 def _check_node(node: DictConfig, path: str) -> None:

@@ -4,10 +4,11 @@ Nothing is computed: the network may lie on the meta device. A multiply-add is a
 its addition, in a convolution, a linear layer, an attention product or a product of pixels and
 slots; norms, activations and resizing are not counted. Attention counts as its textbook
 form whatever computes it: K products for each similarity term and V for each retrieved term, for
-each pair of a query and a key position; a span of m makes m pairs of a query position, those beyond
-the border included (Wang et al. 2020, "Axial-DeepLab", counts so). A dilated convolution counts as
-TensorFlow computes it, on a feature padded to a multiple of the dilation, so that the numbers are
-the authors'; with ASPP's large rates this adds up to 17 % to a ResNet-50.
+each pair of a query and a key position; a span of m makes m pairs of a query position and a window
+of k x k makes k * k, those beyond the border included (Wang et al. 2020, "Axial-DeepLab", counts
+so). A dilated convolution counts as TensorFlow computes it, on a feature padded to a multiple of
+the dilation, so that the numbers are the authors'; with ASPP's large rates this adds up to 17 % to
+a ResNet-50.
 """
 
 from collections import Counter
@@ -24,12 +25,16 @@ from axialseg.decoders.kmeans_transformer import KMeansTransformer
 from axialseg.decoders.max_deeplab import MaskPredictor
 from axialseg.layers.axial_attention import AxialAttention
 from axialseg.layers.dual_path_transformer import NormalizedAttention
+from axialseg.layers.local_attention import WindowAttention
+from axialseg.layers.stem import AttentionStem
 
 COUNTED = (
     nn.Conv2d,
     nn.Linear,
     AxialAttention,
+    AttentionStem,
     NormalizedAttention,
+    WindowAttention,
     MaskPredictor,
     KMeansTransformer,
 )
@@ -157,6 +162,12 @@ def _multiply_adds(layer: nn.Module, inputs: tuple[Tensor, ...], output: Any) ->
         # Padded to a multiple of the dilation, it is a plain convolution of interleaved images.
         height, width = (-(-n // d) * d for n, d in zip(y.shape[-2:], layer.dilation, strict=True))
         return y.shape[0] * height * width * layer.weight.numel()
+    if isinstance(layer, AttentionStem):  # values by each of their matrices, and 16 x 16 pairs
+        area = layer.stride**2
+        return y.numel() * area * (3 * len(layer.values) + 2 * area)
+    if isinstance(layer, WindowAttention):
+        positions = x.shape[0] * x.shape[-2] * x.shape[-1]
+        return positions * layer.window**2 * layer.pair_products
     assert isinstance(layer, AxialAttention)
     length = x.shape[-2] if layer.axis == "height" else x.shape[-1]
     positions = x.shape[0] * x.shape[-2] * x.shape[-1]

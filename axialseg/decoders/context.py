@@ -6,6 +6,7 @@ Source: deeplab2 ``model/decoder/aspp.py``; Chen et al. 2017, "Rethinking Atrous
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,23 @@ from torch import Tensor, nn
 from axialseg.layers.activation import Activation
 from axialseg.layers.convolution import ConvNormAct
 from axialseg.layers.resize import resize_bilinear
+
+
+class AtrousFactory(Protocol):
+    """Makes a convolution with norm and activation."""
+
+    def __call__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        /,
+        *,
+        dilation: int,
+        activation: Activation,
+    ) -> nn.Module:
+        """The layer maps ``[B, in_channels, h, w]`` to ``[B, out_channels, h, w]``."""
+        ...
 
 
 class ASPP(nn.Module):
@@ -29,6 +47,7 @@ class ASPP(nn.Module):
             whole feature. deeplab2 uses the training crop's size at the output stride.
         dropout: rate of the dropout on the output in training.
         activation: of each convolution.
+        atrous: makes a 3x3 convolution; `SeparableConvNormAct` makes a depth-wise separable one.
     """
 
     def __init__(
@@ -40,6 +59,7 @@ class ASPP(nn.Module):
         pool_size: tuple[int, int] | None = None,
         dropout: float = 0.1,
         activation: Activation = "relu",
+        atrous: AtrousFactory = ConvNormAct,
     ) -> None:
         super().__init__()
         conv = partial(ConvNormAct, activation=activation)
@@ -47,7 +67,8 @@ class ASPP(nn.Module):
         self.pool_size = None if pool_size is None else (int(pool_size[0]), int(pool_size[1]))
         self.point = conv(in_channels, channels)
         self.atrous = nn.ModuleList(
-            conv(in_channels, channels, 3, dilation=rate * 16 // output_stride) for rate in rates
+            atrous(in_channels, channels, 3, dilation=rate, activation=activation)
+            for rate in (rate * 16 // output_stride for rate in rates)
         )
         self.pooled = conv(in_channels, channels)
         self.project = conv((2 + len(rates)) * channels, channels)

@@ -5,14 +5,15 @@ Source: Yu et al. 2022, "k-means Mask Transformer" (arXiv 2207.04044), sec. 3.3 
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
 
 from axialseg.decoders.stacked import DecoderStage
 from axialseg.layers.activation import Activation
-from axialseg.layers.axial_attention import AttentionFactory
-from axialseg.layers.axial_block import AxialBranch
+from axialseg.layers.attention_block import AttentionBranch
+from axialseg.layers.axial_attention import AttentionFactory, AxialAttention2d
 from axialseg.layers.layer_norm import ChannelNorm
 from axialseg.layers.residual_block import BottleneckBranch, ResidualBlock
 from axialseg.layers.resized_fuse import ResizedFuse
@@ -108,8 +109,8 @@ def _block(
     branch: nn.Module
     match kind:
         case "axial":
-            branch = AxialBranch(
-                attention,
+            branch = AttentionBranch(
+                partial(AxialAttention2d, attention),
                 in_channels,
                 2 * width,
                 width,

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from axialseg.decoders.panoptic_deeplab import PredictionHead
 from axialseg.inference.fold_batch_norms import fold_batch_norms
-from axialseg.layers.axial_block import AxialBranch
+from axialseg.layers.attention_block import AttentionBranch
 from axialseg.layers.convolution import ConvNormAct, SeparableConvNormAct
 from axialseg.layers.residual_block import BasicBranch, BottleneckBranch, ResidualBlock
 
 ONEDNN_NAMES = {F.relu: "relu", F.gelu: "gelu"}
-BRANCHES = (AxialBranch, BasicBranch, BottleneckBranch)
+BRANCHES = (AttentionBranch, BasicBranch, BottleneckBranch)
 
 
 def inference_form(

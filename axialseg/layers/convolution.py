@@ -82,6 +82,7 @@ class SeparableConvNormAct(nn.Module):
         out_channels: int,
         kernel_size: int = 5,
         activation: Activation = "relu",
+        dilation: int = 1,
     ) -> None:
         super().__init__()
         self.activation = activation_function(activation)
@@ -89,7 +90,8 @@ class SeparableConvNormAct(nn.Module):
             in_channels,
             in_channels,
             kernel_size,
-            padding=(kernel_size - 1) // 2,
+            padding=(kernel_size - 1) // 2 * dilation,
+            dilation=dilation,
             groups=in_channels,
             bias=False,
         )

@@ -9,7 +9,6 @@ Shapes: those of axial_inputs.py; T similarity terms.
 
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from axialseg.layers.axial_inputs import AxialInputs
@@ -18,7 +17,7 @@ from axialseg.layers.chunked_attention import chunked_attention
 from axialseg.layers.full_precision import full_precision, widened
 from axialseg.layers.similarity_statistics import (
     content_moments,
-    mean_and_variance,
+    norm_scales,
     position_moments,
 )
 
@@ -66,20 +65,15 @@ def similarity_scales(inputs: AxialInputs, norm: BatchNorm) -> Tensor:
 
     In training the running statistics move.
     """
-    variance = norm.running_var
+    terms = []
     if norm.training:
         query, key = (
             widened(x).unflatten(1, (inputs.heads, -1)) for x in (inputs.query, inputs.key)
         )
-        terms = []
         if inputs.uses_content:
             terms.append(content_moments(query, key, inputs.span))
         if inputs.query_rows is not None:
             terms.append(position_moments(query, inputs.query_rows))
         if inputs.key_rows is not None:
             terms.append(position_moments(key, inputs.key_rows.flip(0)))
-        mean, variance = mean_and_variance(terms)
-        norm.update(mean, variance)
-    scales = norm.weight * torch.rsqrt(variance + norm.eps).to(norm.weight.dtype)
-    # The bias has no effect. Its gradient is 0, not None: ranks average all gradients.
-    return (scales + 0 * norm.bias).view(-1, inputs.heads)
+    return norm_scales(norm, inputs.heads, terms)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from axialseg.layers.batch_norm import sum_over_ranks, world_size
+from axialseg.layers.batch_norm import BatchNorm, sum_over_ranks, world_size
 
 LOCAL_PAIRS = 2**18  # in memory at a time where a span does not allow Gram matrices
 
@@ -38,6 +38,23 @@ class Moments(NamedTuple):
     center: Tensor
     total: Tensor
     squares: Tensor
+
+
+def norm_scales(norm: BatchNorm, heads: int, terms: list[Moments]) -> Tensor:
+    """What the softmax sees of the similarities' batch norm: its scales, ``[T, heads]``.
+
+    Args:
+        norm: of T terms with a channel for each head.
+        heads: h.
+        terms: of the batch; the running statistics move. Empty in evaluation.
+    """
+    variance = norm.running_var
+    if terms:
+        mean, variance = mean_and_variance(terms)
+        norm.update(mean, variance)
+    scales = norm.weight * torch.rsqrt(variance + norm.eps).to(norm.weight.dtype)
+    # The bias has no effect. Its gradient is 0, not None: ranks average all gradients.
+    return (scales + 0 * norm.bias).view(-1, heads)
 
 
 def mean_and_variance(terms: list[Moments]) -> tuple[Tensor, Tensor]:

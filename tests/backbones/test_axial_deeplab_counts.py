@@ -10,11 +10,14 @@ from torch import nn
 
 from axialseg.config.schema import conf_dir
 from axialseg.costs.complexity import part_costs, total_cost
+from axialseg.layers.attention_block import AttentionBranch
 from axialseg.layers.axial_attention import AxialAttention
-from axialseg.layers.axial_block import AxialBranch
 from axialseg.layers.stem import AxialStem
 
 SIZES = ("s", "m", "l", "xl")
+WINDOWS, NO_ATTENTION = "model=ps_attention_deeplab", "model.backbone.attention_stages=[]"
+NO_POSITIONS = [f"model.backbone.attention_2d.{t}_position=false" for t in ("key", "value")]
+ASPP = "model/context@model.net=separable_aspp"
 CITYSCAPES, COCO = ((1025, 2049), 19), ((1025, 1025), 133)
 
 
@@ -93,6 +96,27 @@ def test_the_papers_table(size: str) -> None:
     assert papers == [str(paper.parameters), str(paper.cityscapes), str(paper.coco or "-")]
 
 
+# Tables 6 and 7: millions of parameters and billions of multiply-adds at 1025x2049.
+@pytest.mark.parametrize(
+    ("overrides", "millions", "billions"),
+    [
+        ((WINDOWS, NO_ATTENTION), 24.8, 374.8),
+        ((WINDOWS, NO_ATTENTION, ASPP), 30.0, 390.0),
+        ((WINDOWS, *NO_POSITIONS), 17.3, 317.7),
+        ((WINDOWS, *NO_POSITIONS, ASPP), 22.5, 332.9),
+        ((WINDOWS,), 17.3, 326.7),
+        ((WINDOWS, ASPP), 22.5, 341.9),
+        (("model=panoptic_deeplab_resnet101",), 43.8, 530.0),
+    ],
+)
+def test_the_papers_other_backbones(
+    overrides: tuple[str, ...], millions: float, billions: float
+) -> None:
+    total = total_cost(part_costs(build_on_meta(model_config(overrides), 19), (1025, 2049)))
+    assert total.parameters / 1e6 == pytest.approx(millions, rel=0.003)
+    assert total.multiply_adds / 1e9 == pytest.approx(billions, rel=0.02)
+
+
 # Table 7: span -> billions of multiply-adds of Axial-DeepLab-L at 1025x2049; 44.9M at each.
 @pytest.mark.parametrize(
     ("span", "billions"), [(5, 617.4), (9, 622.1), (17, 631.5), (33, 650.2), (65, 687.4)]
@@ -127,7 +151,7 @@ def test_a_resnet_with_attention_in_chosen_stages_is_one_override() -> None:
     stages = backbone(
         "model=panoptic_deeplab_resnet50", "model.backbone.attention_stages=[4,5]"
     ).stages
-    axial = {name: [isinstance(b.branch, AxialBranch) for b in s] for name, s in stages.items()}
+    axial = {name: [isinstance(b.branch, AttentionBranch) for b in s] for name, s in stages.items()}
     assert axial == {
         "stage2": [False] * 3,
         "stage3": [False] * 4,

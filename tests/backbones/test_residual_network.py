@@ -10,8 +10,8 @@ from published_models import PUBLISHED, build_on_meta, model_config, published_o
 from torch import nn
 
 from axialseg.backbones.residual_network import ResidualNetwork
+from axialseg.layers.attention_block import AttentionBranch
 from axialseg.layers.axial_attention import AxialAttention
-from axialseg.layers.axial_block import AxialBranch
 from axialseg.layers.residual_block import BasicBranch, BottleneckBranch
 from axialseg.layers.stem import ConvStem
 
@@ -142,13 +142,13 @@ def test_where_attention_starts() -> None:
     assert branches(network(axial_from_stride=16)) == {
         "stage2": [BottleneckBranch],
         "stage3": [BottleneckBranch],
-        "stage4": [BottleneckBranch, AxialBranch],  # the first block's input has stride 8
-        "stage5": [AxialBranch, AxialBranch],
+        "stage4": [BottleneckBranch, AttentionBranch],  # the first block's input has stride 8
+        "stage5": [AttentionBranch, AttentionBranch],
     }
     assert branches(network(attention_stages=[3, 4])) == {
         "stage2": [BottleneckBranch],
-        "stage3": [AxialBranch],
-        "stage4": [AxialBranch, AxialBranch],
+        "stage3": [AttentionBranch],
+        "stage4": [AttentionBranch, AttentionBranch],
         "stage5": [BottleneckBranch, BottleneckBranch],
     }
     assert branches(network(conv_blocks=["basic"] * 3 + ["wide_bottleneck"])) == {
@@ -163,7 +163,7 @@ def test_decoder_blocks_are_of_the_kind_of_their_stride() -> None:
     net = network(conv_blocks=["basic", "bottleneck", "basic", "bottleneck"], axial_from_stride=32)
     kinds = {stride: type(net.decoder_block(8, 8, stride).branch) for stride in (4, 8, 16)}
     # At the output stride they are those of the last stage.
-    assert kinds == {4: BasicBranch, 8: BottleneckBranch, 16: AxialBranch}
+    assert kinds == {4: BasicBranch, 8: BottleneckBranch, 16: AttentionBranch}
 
 
 def keep_probabilities(net: ResidualNetwork) -> list[list[float]]:

@@ -75,7 +75,7 @@ CLASSIFICATION_DATA = ("data=imagenet", "data=patterns")
 def test_each_choice_composes_and_is_right(choice: str) -> None:
     extra = ["schedule=coco"] if choice.startswith("data=") else []
     extra += ["model=axial_resnet_tiny"] if choice in CLASSIFICATION_DATA else []
-    extra += ["data=patterns"] if choice.startswith("model=axial_resnet_") else []
+    extra += ["data=patterns"] if re.match("model=.*_resnet_", choice) else []
     extra += ["data.root=somewhere"] if choice == "data=coco_format" else []
     extra += ["callbacks=default"] if choice == "callbacks=evaluation" else []
     train.check_training(composed(choice, *extra))
@@ -97,9 +97,11 @@ def test_each_stem_composes(stem: str) -> None:
 
 def test_attention_is_a_choice_for_each_model() -> None:
     for model, attention in zip(choices("model"), cycle(choices("model/attention"))):
-        data = "patterns" if model.startswith("axial_resnet_") else "shapes"
+        data = "patterns" if "_resnet_" in model else "shapes"
         cfg = composed(f"model={model}", f"data={data}", f"model/attention={attention}")
         train.check_training(cfg)
+        if "attention_2d" in cfg.model.backbone:  # in windows
+            continue
         layer = cfg.model.backbone.attention
         assert layer._target_ == cfg.model.attention.layer
         assert layer.formulation == cfg.model.attention.formulation

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from axialseg.decoders.context import ASPP
+from axialseg.layers.convolution import SeparableConvNormAct
 
 
 @pytest.mark.parametrize(
@@ -20,3 +21,10 @@ def test_a_pooling_window_as_large_as_the_feature_is_global() -> None:
     window.load_state_dict(everywhere.state_dict())
     x = torch.rand(1, 4, 5, 7)  # smaller than the window
     torch.testing.assert_close(window(x), everywhere(x))
+
+
+def test_the_convolutions_may_be_separable() -> None:
+    aspp = ASPP(6, 4, output_stride=8, atrous=SeparableConvNormAct)
+    kernels = [(c.depthwise.weight.shape, c.depthwise.dilation) for c in aspp.atrous]
+    assert kernels == [((6, 1, 3, 3), (rate, rate)) for rate in (12, 24, 36)]
+    assert aspp(torch.rand(2, 6, 5, 7)).shape == (2, 4, 5, 7)

@@ -14,8 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 from axialseg.backbones.residual_network import ResidualNetwork
 from axialseg.build import build
 from axialseg.decoders.stacked import StackedDecoder
+from axialseg.layers.attention_block import AttentionBranch
 from axialseg.layers.axial_attention import AxialAttention
-from axialseg.layers.axial_block import AxialBranch
 from axialseg.layers.residual_block import BasicBranch
 from axialseg.layers.stem import ConvStem
 
@@ -39,7 +39,7 @@ def test_stages_of_max_deeplab_l() -> None:
     net = backbone([8, 4, 8, 16], [1, 1, 1, 1])
     decoder = net.stacked_decoder
     kinds = [[type(block.branch) for block in stage.blocks] for stage in decoder.stages]
-    assert kinds == [[BasicBranch], [BasicBranch], [BasicBranch], [AxialBranch]]
+    assert kinds == [[BasicBranch], [BasicBranch], [BasicBranch], [AttentionBranch]]
     keep = [round(stage.blocks[0].drop_path.keep_probability, 6) for stage in decoder.stages]
     assert keep == [0.9, 0.95, 0.9, 0.8]  # at the deepest stride as in the last stage
     projections = [(list(s.fuse.resized), list(s.fuse.strided)) for s in decoder.stages]

@@ -19,8 +19,8 @@ from axialseg.decoders.max_deeplab import MaskPredictor, MaxDeepLabHeads, SlotHe
 from axialseg.decoders.panoptic_deeplab import PanopticDeepLabDecoder
 from axialseg.decoders.pixel_decoder import PixelDecoder
 from axialseg.layers.activation import activation_function
-from axialseg.layers.axial_attention import AxialAttention
-from axialseg.layers.axial_block import AxialBranch
+from axialseg.layers.attention_block import AttentionBranch
+from axialseg.layers.axial_attention import AxialAttention, AxialAttention2d
 from axialseg.layers.layer_norm import ChannelNorm
 from axialseg.layers.residual_block import BottleneckBranch, ResidualBlock
 from axialseg.layers.resized_fuse import ResizedFuse
@@ -141,7 +141,9 @@ def residual(branch: nn.Module, stride: int = 1) -> nn.Module:
 
 def axial_branch(stride: int) -> nn.Module:
     attention = partial(AxialAttention, heads=4)
-    return AxialBranch(attention, 12, 16, 8, 16, 32, stride, activation="gelu")
+    return AttentionBranch(
+        partial(AxialAttention2d, attention), 12, 16, 8, 16, 32, stride, activation="gelu"
+    )
 
 
 CASES: dict[str, Callable[[], nn.Module]] = {

@@ -13,8 +13,8 @@ from axialseg.checkpoints.tensorflow.deeplab2 import CHILD_NAMES
 from axialseg.decoders.context import ASPP, PointwiseContext
 from axialseg.decoders.max_deeplab import MaskHeads, MaxDeepLabHeads
 from axialseg.decoders.panoptic_deeplab import PanopticDeepLabDecoder, PredictionHead
+from axialseg.layers.attention_block import AttentionBranch
 from axialseg.layers.axial_attention import AxialAttention, AxialAttention2d
-from axialseg.layers.axial_block import AxialBranch
 from axialseg.layers.convolution import ConvNorm, ConvNormAct, SeparableConvNormAct
 from axialseg.layers.dual_path_transformer import DualPathTransformer, NormalizedAttention
 from axialseg.layers.residual_block import BasicBranch, BottleneckBranch, ResidualBlock
@@ -55,7 +55,8 @@ def attention_2d(case: str) -> nn.Module:
 
 
 def axial_block(key: int, value: int, stride: int) -> nn.Module:
-    branch = AxialBranch(partial(AxialAttention, heads=4), 12, 16, 8 * key, 8 * value, 32, stride)
+    attention = partial(AxialAttention2d, partial(AxialAttention, heads=4))
+    branch = AttentionBranch(attention, 12, 16, 8 * key, 8 * value, 32, stride)
     return ResidualBlock(branch, 12, 32, stride)
 
 

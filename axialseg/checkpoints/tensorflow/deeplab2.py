@@ -19,8 +19,8 @@ from axialseg.decoders.max_deeplab import MaskPredictor, MaxDeepLabHeads
 from axialseg.decoders.panoptic_deeplab import PanopticDeepLabDecoder, PredictionHead
 from axialseg.decoders.pixel_decoder import PixelDecoder
 from axialseg.decoders.stacked import StackedDecoder
+from axialseg.layers.attention_block import AttentionBranch
 from axialseg.layers.axial_attention import AxialAttention, AxialAttention2d
-from axialseg.layers.axial_block import AxialBranch
 from axialseg.layers.batch_norm import BatchNorm
 from axialseg.layers.convolution import ConvNorm, SeparableConvNormAct
 from axialseg.layers.dual_path_transformer import DualPathTransformer, NormalizedAttention
@@ -97,7 +97,7 @@ CHILD_NAMES: dict[type[nn.Module], NameTable | Callable[[nn.Module], NameTable]]
         "value_table": "_value_rpe/embeddings",
     },
     AxialAttention2d: {"height_axis": "_height_axis", "width_axis": "_width_axis"},
-    AxialBranch: {"conv1": "_conv1_bn_act", "attention": "_attention", "conv2": "_conv3_bn"},
+    AttentionBranch: {"conv1": "_conv1_bn_act", "attention": "_attention", "conv2": "_conv3_bn"},
     BottleneckBranch: {
         "conv1": "_conv1_bn_act",
         "conv2": "_conv2_bn_act",

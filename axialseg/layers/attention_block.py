@@ -1,23 +1,41 @@
-"""The residual branch with axial attention in place of the 3x3 convolution.
+"""The residual branch with attention in place of the 3x3 convolution.
 
 Source: Wang et al. 2020, "Axial-DeepLab", sec. 3.2 and fig. 2; deeplab2
-``model/layers/axial_blocks.py``.
+``model/layers/axial_blocks.py``; Ramachandran et al. 2019, "Stand-Alone Self-Attention", sec. 3.2.
 """
+
+from typing import Protocol
 
 from torch import Tensor, nn
 
 from axialseg.layers.activation import Activation, activation_function
-from axialseg.layers.axial_attention import AttentionFactory, AxialAttention2d, AxialStriding
+from axialseg.layers.axial_attention import AxialStriding
 from axialseg.layers.convolution import ConvNorm, ConvNormAct
 
 
-class AxialBranch(nn.Module):
-    """1x1 convolution, height-axis and width-axis attention, 1x1 convolution.
+class Attention2dFactory(Protocol):
+    """Makes the attention of a block: `AxialAttention2d` or `LocalAttention`, its options set."""
 
-    There is no activation and no convolution between the axes; the activation comes after both.
+    def __call__(
+        self,
+        in_channels: int,
+        key_channels: int,
+        value_channels: int,
+        *,
+        stride: int,
+        striding: AxialStriding,
+    ) -> nn.Module:
+        """The layer maps ``[B, in_channels, H, W]`` to ``[B, value_channels, H', W']``."""
+        ...
+
+
+class AttentionBranch(nn.Module):
+    """1x1 convolution, attention over both axes, 1x1 convolution.
+
+    There is no activation and no convolution between two axes; the activation comes after both.
 
     Args:
-        attention: makes one attention layer, see `AxialAttention2d`.
+        attention: makes the attention over both axes.
         in_channels: channels of the input.
         bottleneck_channels: width of the first convolution.
         key_channels: channels of queries and keys over all heads.
@@ -30,7 +48,7 @@ class AxialBranch(nn.Module):
 
     def __init__(
         self,
-        attention: AttentionFactory,
+        attention: Attention2dFactory,
         in_channels: int,
         bottleneck_channels: int,
         key_channels: int,
@@ -43,8 +61,8 @@ class AxialBranch(nn.Module):
         super().__init__()
         self.activation = activation_function(activation)
         self.conv1 = ConvNormAct(in_channels, bottleneck_channels, activation=activation)
-        self.attention = AxialAttention2d(
-            attention, bottleneck_channels, key_channels, value_channels, stride, striding
+        self.attention = attention(
+            bottleneck_channels, key_channels, value_channels, stride=stride, striding=striding
         )
         self.conv2 = ConvNorm(value_channels, out_channels, initial_gamma=0.0)
 
