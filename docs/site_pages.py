@@ -18,6 +18,8 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "README.md": "index.md",
 }
+# What the theme fetches for the search in pages that are opened from the disk, and the copy here.
+SHIM = ("https://unpkg.com/iframe-worker/shim", "iframe_worker.js")
 LINK = re.compile(
     r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>(?![a-z]+:|#)[^)\s#]+)(?P<anchor>#[^)]*)?\)"
 )
@@ -50,3 +52,13 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         return match["text"] if path in match["text"] else f"{match['text']} (`{path}`)"
 
     return LINK.sub(linked, markdown)
+
+
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """Takes the search's helper from the site itself, not from a network."""
+    return output.replace(*SHIM)
+
+
+def on_post_template(output_content: str, template_name: str, config: Any) -> str:
+    """The same for the page of what is not found."""
+    return output_content.replace(SHIM[0], f"/{SHIM[1]}")

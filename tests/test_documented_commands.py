@@ -156,7 +156,7 @@ def try_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         assert all(yaml.safe_load((ROOT / file).read_text()) for file in files), words
         known = {
             "git": ("clone", "apply"),
-            "wandb": ("login", "sync", "sweep", "agent"),
+            "wandb": ("login", "offline", "sync", "sweep", "agent"),
             "tensorboard": ("--logdir",),
             "sky": ("jobs",),
             "hf": ("upload", "auth"),
