@@ -23,6 +23,7 @@ from axialseg.panoptic.coco_classes import COCO
 TINY = ("axial_hybrid_tiny", "axial_deeplab_tiny", "max_deeplab_tiny", "kmax_tiny")
 OTHERS = (
     *("panoptic_deeplab_resnet50", "panoptic_deeplab_resnet50_beta"),
+    *("panoptic_deeplab_resnet101", "ps_attention_deeplab"),
     *("axial_deeplab_s", "axial_deeplab_m", "axial_deeplab_l", "axial_deeplab_xl"),
     *("max_deeplab_s_backbone", "max_deeplab_l_backbone", "max_deeplab_s", "max_deeplab_l"),
     *("kmax_r50", "kmax_axial_r50"),
