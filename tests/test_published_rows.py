@@ -73,7 +73,7 @@ PAPERS: dict[str, tuple[Any, ...]] = {
         for name in (
             *("axial_deeplab_s", "axial_deeplab_m", "axial_deeplab_l", "axial_deeplab_xl"),
             *("axial_deeplab_l_mapillary", "axial_deeplab_xl_mapillary", "axial_deeplab_l_span"),
-            *("resnet50_ablation", "resnet101_ablation"),
+            *("resnet50_ablation", "resnet101_ablation", "attention_ablation"),
         )
     },
     **{f"coco/axial_deeplab_{size}": (LARGE, 1e-3, 200_000, 64) for size in "sml"},

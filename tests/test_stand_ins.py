@@ -54,6 +54,7 @@ ROWS = {
     ("kmax", "coco"): "coco/kmax_axial_r50",
     ("kmax", "cityscapes"): "cityscapes/kmax_axial_r50",
     ("axial_resnet", "imagenet"): "imagenet/axial_resnet_50_s",
+    ("attention_deeplab", "cityscapes"): "cityscapes/attention_ablation",
     ("attention_resnet", "imagenet"): "imagenet/attention_resnet_50_standalone",
 }
 OPTIONS = [

@@ -350,7 +350,7 @@ def _attend(chunk: LocalInputs, visible: Tensor, scales: Tensor) -> Tensor:
     logits = torch.where(visible, 0.0, -torch.inf).to(scales.dtype)[:, :, None, None]
     for term, scale in terms:
         logits = logits + term * scale[:, None, None]
-    weights = logits.flatten(0, 1).softmax(0).view(logits.shape)
+    weights = logits.flatten(0, 1).softmax(0).unflatten(0, visible.shape[:2])
     values = _windows(widened(chunk.value), len(chunk.query_rows))
     retrieved = [(weights[:, :, :, :, None] * values).sum((0, 1))]
     if chunk.value_rows is not None:
