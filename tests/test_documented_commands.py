@@ -244,6 +244,7 @@ BASES = (
     ["model=max_deeplab_s", "data=cityscapes"],
     ["model=kmax_r50", "data=coco_format"],
     ["model=axial_resnet_50_s", "data=imagenet"],
+    ["experiments=imagenet/ps_attention_resnet_50"],
     ["logger=wandb", "callbacks=ema"],
     ["logger=tensorboard"],
     ["data=mapillary_vistas", "model=kmax_r50", "model/backbone=timm"],
