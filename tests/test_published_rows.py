@@ -10,7 +10,7 @@ import pytest
 from golden_data import GOLDENS
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from recipe_memory import most_gib, parsed, recipe_memory
+from recipe_memory import counted_alone, most_gib, parsed
 from recipe_table import FOLDERS, TARGET, heads, page
 
 from axialseg.build import build_classes, build_net_on_meta
@@ -330,7 +330,7 @@ def test_memory_is_that_of_the_batch(name: str) -> None:
 
 @pytest.mark.parametrize("name", COUNTED)
 def test_memory_is_what_the_planner_counts(name: str) -> None:
-    said, counted = parsed(str(HEADS[name].memory)), recipe_memory(name)
+    said, counted = parsed(str(HEADS[name].memory)), counted_alone(name)
     assert counted[:4] == said[:4]
     assert counted.gib == pytest.approx(said.gib, rel=0.02)
 

@@ -22,6 +22,7 @@ from axialseg.loggers.wandb import finish_wandb, wandb_logger
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
     """A server with a key for it; W&B reads its variables once, so it begins anew."""
+    wandb.teardown()  # also takes away the variable of its process, which is not to come back
     for name in [name for name in os.environ if name.startswith("WANDB_") or name == "NETRC"]:
         monkeypatch.delenv(name)
     with running_wandb_server() as running:
@@ -30,7 +31,6 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbSer
         monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")  # else it is sent, and waited for
         monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "10")
         monkeypatch.setenv("HOME", str(tmp_path))
-        wandb.teardown()
         yield running
         finish_wandb()
     wandb.teardown()
