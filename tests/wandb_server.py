@@ -52,6 +52,7 @@ class WandbServer(ThreadingHTTPServer):
         self.artifacts: list[Values] = []
         self.jobs: list[Values] = []  # of a sweep, each given to the agent once
         self.sweep = ""  # its file
+        self.failing: int | None = None  # status that all questions and lines get for an answer
 
     def handle_error(self, *_: object) -> None:
         """A client that turns away is no error here."""
@@ -170,7 +171,9 @@ class _Handler(BaseHTTPRequestHandler):
         raw = self._body()
         sign = (self.headers["Authorization"] or "").removeprefix("Basic ")
         stream = re.fullmatch(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", self.path)
-        if base64.b64decode(sign) != f"api:{KEY}".encode():
+        if self.server.failing is not None:
+            self._answer(self.server.failing, {"errors": [{"message": "not now"}]})
+        elif base64.b64decode(sign) != f"api:{KEY}".encode():
             self._answer(401, {"errors": [{"message": "user is not logged in"}]})
         elif self.path == "/graphql":
             asked = json.loads(raw)

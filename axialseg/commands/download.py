@@ -31,6 +31,7 @@ EXAMPLES = (
     "python -m axialseg download max_deeplab_s_os16_res641_100k_coco_train",
     "python -m axialseg download axial_swidernet_1_1_1_os16_axial_deeplab_cityscapes_trainfine",
 )
+KERNEL_DIMENSIONS = 4
 
 
 def main() -> None:
@@ -78,6 +79,37 @@ def fetch_published(name: str) -> None:
     from axialseg.checkpoints.download import download as download_checkpoint
 
     download_checkpoint(name, cache_folder(), convert, partial(print, flush=True))
+
+
+def refuse_other_model(name: str, model: DictConfig) -> None:
+    """Refuses a checkpoint that is not of the user's network, before gigabytes are fetched.
+
+    Args:
+        name: of the published checkpoint.
+        model: config that the checkpoint is to be loaded into.
+
+    Raises:
+        UserError: its network has other parameters.
+    """
+    # Only now: torch takes seconds.
+    from axialseg.build import build_net_on_meta
+
+    checkpoint = published_checkpoint(name)
+    published = OmegaConf.create(compose_shipped(_overrides(checkpoint))["model"])
+    # Position tables may have another length, and the number of classes is not known yet.
+    theirs, ours = (
+        {
+            key: value.shape if value.dim() == KERNEL_DIMENSIONS else None
+            for key, value in build_net_on_meta(config, 2, 2).state_dict().items()
+        }
+        for config in (published, model)
+    )
+    if theirs != ours:
+        raise UserError(
+            f"the published checkpoint {name} is of model={checkpoint.model}, and the network of "
+            f"this command is another one; give model={checkpoint.model} or another checkpoint "
+            "(`python -m axialseg download` lists them)"
+        )
 
 
 def _of_its_row(checkpoint: PublishedCheckpoint) -> tuple[str, ...]:

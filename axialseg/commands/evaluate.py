@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from axialseg.checkpoints.published import cache_folder, converted_path, published_checkpoints
 from axialseg.commands.command_line import run_command
-from axialseg.commands.download import fetch_published
+from axialseg.commands.download import fetch_published, refuse_other_model
 from axialseg.commands.expected_scores import (
     comparison,
     expected_rows,
@@ -74,7 +74,8 @@ def evaluate(cfg: DictConfig) -> float:
             f"tolerance={cfg.tolerance:g} needs published scores, and experiments={experiment} has "
             "none; choose a row of experiments/README.md"
         )
-    _fetch(cfg.ckpt)
+    if _is_to_be_fetched(cfg.ckpt):  # its size is said before it starts
+        fetch_published(cfg.ckpt)
     if cfg.images is not None:
         _draw_all(cfg)
     score = _score(cfg, folder, rows)
@@ -119,6 +120,8 @@ def check_evaluation(cfg: DictConfig) -> None:
         raise UserError("scales, flip and tile are for models that segment; leave them out")
     if cfg.tile is not None and len(cfg.tile) != 2:
         raise UserError(f"tile={cfg.tile} must be [height,width]")
+    if _is_to_be_fetched(cfg.ckpt):
+        refuse_other_model(cfg.ckpt, cfg.model)
 
 
 def _check_pictures(cfg: DictConfig) -> None:
@@ -197,12 +200,11 @@ def _row(rows: list[ExpectedScores], cfg: DictConfig, steps: int) -> ExpectedSco
     return matching_row(rows, cfg.ckpt, steps, list(HydraConfig.get().overrides.task))
 
 
-def _fetch(ckpt: str | None) -> None:
-    """Downloads a published checkpoint that is not there; its size is said before it starts."""
+def _is_to_be_fetched(ckpt: str | None) -> bool:
+    """Whether a published checkpoint is named that is not there."""
     if ckpt is None or Path(ckpt).exists() or ckpt not in published_checkpoints():
-        return
-    if started_ranks(os.environ) is None and not converted_path(ckpt, cache_folder()).is_file():
-        fetch_published(ckpt)
+        return False
+    return started_ranks(os.environ) is None and not converted_path(ckpt, cache_folder()).is_file()
 
 
 def _draw_all(cfg: DictConfig) -> None:

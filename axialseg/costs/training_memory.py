@@ -39,10 +39,7 @@ from axialseg.tasks.training_task import TrainingTask
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 STEPS_PLAYED = 2  # the second one finds the holes of the first, and the optimiser's state in them
-# Small blocks of the graph and of Python lie between the large ones and split their holes: all
-# blocks of a recorded step took 11 % more of the heap than those of 128 bytes or more alone.
-SPLIT_HOLES = 1.09
-BOOKKEEPING = 1024  # bytes that a process holds for each tensor that a step makes, beside its data
+BOOKKEEPING = 2048  # bytes that a process holds for each tensor that a step makes, beside its data
 # Operations that copy an input whose elements do not lie in order.
 COPY_TO_ORDER = (torch.ops.aten._log_softmax.default, torch.ops.aten._softmax.default)
 
@@ -200,8 +197,7 @@ class FakeStep:
     def process_bytes(self, images: int) -> int:
         """What training with so many images adds to a process on a CPU that keeps freed memory.
 
-        Where the C library does not tell, it follows from `peak_bytes`. Small blocks are no part
-        of the count, but what they take and what they spoil is.
+        Where the C library does not tell, it follows from `peak_bytes`.
         """
         if images not in self._taken:
             # As at the start of a training, whose first step makes the optimiser's state.
@@ -213,7 +209,7 @@ class FakeStep:
             taken = arena_bytes(self._built + self._live.events[begin:])
             taken = self.peak_bytes(images) if taken is None else taken
             made = sum(number > 0 for number in self._live.events[begin::2]) // STEPS_PLAYED
-            self._taken[images] = int(SPLIT_HOLES * taken) + BOOKKEEPING * made
+            self._taken[images] = taken + BOOKKEEPING * made
         return self._taken[images]
 
     def _run(self, images: int) -> None:

@@ -67,8 +67,9 @@ class RunLogger(WandbLogger):
         Raises:
             UserError: the server refuses the run.
         """
-        import wandb
         from wandb.errors import AuthenticationError, CommError
+
+        import wandb
 
         try:
             return super().experiment
@@ -108,6 +109,8 @@ class RunLogger(WandbLogger):
     def finalize(self, status: str) -> None:
         """Stores the checkpoint; one that is stored already costs nothing."""
         super().finalize(status)
+        if self._has_warned:
+            _tell_how_to_upload(self.experiment)
         file = self._checkpoint
         if status != "success" or file is None or self._experiment is None or not file.is_file():
             return
@@ -217,8 +220,20 @@ def finish_wandb(exit_code: int = 0) -> None:
     """
     if "wandb" in sys.modules:
         wandb = sys.modules["wandb"]
-        if wandb.run is not None:
+        run, start = wandb.run, time.monotonic()
+        if run is not None:
             wandb.finish(exit_code)
+            if 0 < run.settings.finish_timeout <= time.monotonic() - start:  # W&B says "synced"
+                _tell_how_to_upload(run)
+
+
+def _tell_how_to_upload(run: Any) -> None:
+    """Of a run whose server did not take all of it."""
+    log.warning(
+        "W&B at %s may lack a part of this run; when it can be reached, "
+        "`wandb sync --no-skip-online %s` uploads all of it",
+        *(run.settings.base_url, os.path.relpath(run.settings.sync_dir)),
+    )
 
 
 def _run_id(folder: Path, mode: str) -> tuple[str, int]:

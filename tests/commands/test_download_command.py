@@ -114,6 +114,17 @@ def test_an_evaluation_fetches_what_is_not_there(
     assert server.asked_ranges == [None]
 
 
+def test_an_evaluation_does_not_fetch_another_models_weights(
+    server: FileServer, cache: Path, tmp_path: Path, refusal: Refusal
+) -> None:
+    line = f"ckpt={NAME} model=axial_deeplab_tiny data=cityscapes data.root={tmp_path}"
+    assert (
+        f"the published checkpoint {NAME} is of model=axial_swidernet_tiny, and the network of "
+        "this command is another one; give model=axial_swidernet_tiny or another checkpoint"
+    ) in refusal(evaluate.main, line.split())
+    assert server.asked_ranges == []
+
+
 def test_goes_on_after_an_interruption(
     server: FileServer, cache: Path, command: Command, refusal: Refusal
 ) -> None:

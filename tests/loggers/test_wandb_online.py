@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import wandb
 from toy_panoptic import ToyData, toy_task, toy_trainer
 from wandb_server import KEY, WandbServer, running_wandb_server
 
+import wandb
 from axialseg.callbacks.last_checkpoint import LastCheckpoint
 from axialseg.callbacks.panoptic_evaluation import PanopticEvaluation
 from axialseg.callbacks.panoptic_images import PanopticImages
@@ -135,4 +135,34 @@ def test_a_server_that_is_lost_ends_no_training(
             logger.log_table("table", columns=["a"], data=[[1]], step=step)
             logger.log_metrics({"x": 1.0}, step)
     assert caplog.text.count("W&B has not taken all tables, training goes on") == 1
-    finish_wandb()
+    with caplog.at_level(logging.WARNING):
+        finish_wandb()
+    (part,) = tmp_path.glob("wandb/run-*")
+    assert (
+        f"W&B at {server.url} may lack a part of this run; when it can be reached, "
+        f"`wandb sync --no-skip-online {os.path.relpath(part)}` uploads all of it"
+    ) in caplog.text
+
+
+@pytest.mark.parametrize("status", [401, 500])
+def test_a_server_that_refuses_for_a_while_ends_no_training(
+    tmp_path: Path,
+    server: WandbServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    status: int,
+) -> None:
+    """What could not be sent is sent later, or the user is told how to send it."""
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "5")
+    logger = wandb_logger(str(tmp_path))
+    logger.log_metrics({"x": 0.0}, 0)
+    server.failing = status
+    for step in (1, 2):
+        logger.log_metrics({"x": float(step)}, step)
+        logger.log_table("table", columns=["a"], data=[[1]], step=step)
+    server.failing = None
+    with caplog.at_level(logging.WARNING):
+        finish_wandb()
+    (run,) = server.runs.values()
+    arrived = [row["x"] for row in run.rows if "x" in row]
+    assert arrived == [0.0, 1.0, 2.0] or "may lack a part of this run" in caplog.text

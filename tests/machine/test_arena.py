@@ -35,3 +35,13 @@ def test_what_cannot_be_promised_is_unknown() -> None:
 
 def test_ends_of_blocks_from_before_are_left_alone() -> None:
     assert arena_bytes(series((-7, 0), (1, MIB))) == pytest.approx(MIB, abs=MIB // 4)
+
+
+def test_small_blocks_between_the_large_ones_cost_holes() -> None:
+    """The series alone would find each hole again."""
+    events = [(1 + number, MIB) for number in range(100)]
+    for turn in range(300):
+        events += [(-(1 + turn), 0), (101 + turn, MIB)]
+    taken = arena_bytes(series(*events))
+    assert taken is not None
+    assert 120 * MIB < taken < 400 * MIB
