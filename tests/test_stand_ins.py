@@ -153,3 +153,29 @@ def test_options_of_any_recipe(roots: dict[str, Path], tmp_path: Path, command: 
     rates = {group["initial_lr"] for group in checkpoint["optimizer_states"][0]["param_groups"]}
     assert len(rates) == 1 + 5  # the heads', those of four blocks and of the stem
     assert json.loads((tmp_path / "metrics.json").read_text())["step"] == 2
+
+
+def test_imagenet_then_vistas_then_cityscapes(
+    roots: dict[str, Path], tmp_path: Path, command: Command
+) -> None:
+    """Each stage names the folder of the one before; what does not fit begins anew, and is told."""
+    stages = {
+        "imagenet": "imagenet/axial_resnet_50_s",
+        "mapillary_vistas": "mapillary_vistas/axial_deeplab_l",
+        "cityscapes": "cityscapes/axial_deeplab_l_mapillary",
+    }
+    before = ["model/stem@model.backbone.stem=inception"]
+    for data, row in stages.items():
+        run(row, roots[data], tmp_path / data, command, *before, "trainer.limit_val_batches=0")
+        before = [f"model.initial_checkpoint={tmp_path / data}"]
+    vistas, cityscapes = (
+        (tmp_path / data / "train.log").read_text() for data in ("mapillary_vistas", "cityscapes")
+    )
+    assert "imagenet/checkpoints/last.ckpt: 193 of the model's 289 tensors are loaded" in vistas
+    assert "loaded: backbone.stem 15, backbone.stages 178\n" in vistas
+    assert "mapillary_vistas/checkpoints/last.ckpt: 287 of the model's 289 tensors" in cityscapes
+    anew = [line for line in cityscapes.splitlines() if "left at initialisation" in line]
+    assert [line.split()[3] for line in anew] == [
+        f"semantic_head.predict.{part}" for part in ("weight", "bias")
+    ]
+    assert all("another number of classes" in line for line in anew)
