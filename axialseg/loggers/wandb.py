@@ -67,9 +67,8 @@ class RunLogger(WandbLogger):
         Raises:
             UserError: the server refuses the run.
         """
-        from wandb.errors import AuthenticationError, CommError
-
         import wandb
+        from wandb.errors import AuthenticationError, CommError
 
         try:
             return super().experiment

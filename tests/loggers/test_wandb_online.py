@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import wandb
 from toy_panoptic import ToyData, toy_task, toy_trainer
 from wandb_server import KEY, WandbServer, running_wandb_server
 
-import wandb
 from axialseg.callbacks.last_checkpoint import LastCheckpoint
 from axialseg.callbacks.panoptic_evaluation import PanopticEvaluation
 from axialseg.callbacks.panoptic_images import PanopticImages
