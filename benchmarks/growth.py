@@ -44,7 +44,7 @@ from axialseg.costs.benchmark import (
     textbook_config,
     training_work,
 )
-from axialseg.costs.fit import fake_step
+from axialseg.costs.fit import fake_sample, fake_step
 from axialseg.costs.synthetic_scene import STUFF, THINGS
 from axialseg.costs.training_memory import LiveBytes
 from axialseg.machine.freed_memory import keep_freed_memory
@@ -83,21 +83,31 @@ def job(config: DictConfig, size: int) -> Job:
     return Job(config, COCO, (size, size), 1, "cpu", "32-true", False)
 
 
-def training_bytes(case: Job) -> int:
-    """Peak of a training step."""
-    step = fake_step(case.config, COCO, case.size, case.precision, THINGS + STUFF)
-    return step.peak_bytes(case.batch)
+def training_bytes(config: DictConfig, sizes: tuple[int, ...]) -> Curve:
+    """Peaks of a training step."""
+    squares = {size: (size, size) for size in sizes}
+    step = fake_step(config, COCO, squares[sizes[0]], "32-true", THINGS + STUFF)
+    curve: Curve = {}
+    for size, square in squares.items():
+        step.use(fake_sample(config, COCO, square))
+        curve[size] = step.peak_bytes(1)
+    return curve
 
 
-def inference_bytes(case: Job) -> int:
-    """Peak of a forward pass without gradients."""
-    net = build_net_on_meta(case.config.model, COCO.semantic_channels).eval()
+def inference_bytes(config: DictConfig, sizes: tuple[int, ...]) -> Curve:
+    """Peaks of a forward pass without gradients."""
     live = LiveBytes()
+    curve: Curve = {}
+    net = build_net_on_meta(config.model, COCO.semantic_channels).eval()
     with FakeTensorMode(allow_non_fake_inputs=True), live, torch.no_grad():
-        image = torch.empty(case.batch, 3, *case.size, dtype=torch.uint8)
-        valid = torch.empty(case.batch, *case.size, dtype=torch.bool)
-        net.to_empty(device="cpu")(image, valid)
-    return live.peak
+        net.to_empty(device="cpu")
+        for size in sizes:
+            live.reset_peak()
+            image = torch.empty(1, 3, size, size, dtype=torch.uint8)
+            net(image, torch.empty(1, size, size, dtype=torch.bool))
+            curve[size] = live.peak
+            del image
+    return curve
 
 
 # Name -> what runs it, and what counts its memory.
@@ -206,7 +216,7 @@ def main() -> None:
     configs = networks(arguments.quick)
     sizes = QUICK_SIZES if arguments.quick else SIZES
     peaks: Curves = {
-        (work, name): {size: count(job(config, size)) for size in sizes}
+        (work, name): count(config, sizes)
         for work, (_, count) in WORKS.items()
         for name, config in configs.items()
     }

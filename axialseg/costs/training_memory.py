@@ -186,6 +186,12 @@ class FakeStep:
         self.optimizer_state = sum(x.nbytes for x in state if isinstance(x, Tensor))
         self.gradients = sum(p.grad.nbytes for p in self._task.parameters() if p.grad is not None)
 
+    def use(self, sample: Mapping[str, NDArray[Any]]) -> None:
+        """Goes on with samples of other shapes, such as another crop."""
+        self._sample = sample
+        self._peaks.clear()
+        self._taken.clear()
+
     def peak_bytes(self, images: int) -> int:
         """Highest number of bytes held during a step with so many images."""
         if images not in self._peaks:

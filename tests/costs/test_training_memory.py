@@ -149,6 +149,15 @@ def test_fake_step_is_the_real_one(precision: str) -> None:
     assert fake.peak_bytes(3) == fake.peak_bytes(3)
 
 
+def test_fake_step_goes_on_with_another_crop() -> None:
+    wide = {name: array.repeat(2, axis=-1) for name, array in toy_sample().items()}
+    fake = FakeStep(toy_task, toy_sample(), "32-true", masks=3)
+    narrow = fake.peak_bytes(2)
+    fake.use(wide)
+    assert fake.peak_bytes(2) == FakeStep(toy_task, wide, "32-true", masks=3).peak_bytes(2)
+    assert fake.peak_bytes(2) > narrow
+
+
 @pytest.mark.parametrize(
     "peak_bytes",
     [
