@@ -372,7 +372,8 @@ def _rescore(cfg: DictConfig, folder: Path) -> float:
     predictions = PredictionFiles(cfg.predictions, dataset.categories)
     total = len(dataset)
     log.info("Scoring %s on %d images", predictions.path, total)
-    images = rescore(dataset, predictions, progress=partial(_tell_progress, total))
+    boundary = bool(OmegaConf.select(cfg, "callbacks.evaluation.boundary"))
+    images = rescore(dataset, predictions, boundary, partial(_tell_progress, total))
     if not images:
         raise UserError("no image of the data set has ground truth, so nothing can be scored")
     if len(predictions) > total:

@@ -1,5 +1,7 @@
 """Scores anyone's predictions from files in COCO's panoptic format, without a model."""
 
+import logging
+import math
 import multiprocessing
 import os
 import sys
@@ -8,6 +10,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from functools import partial
+from mmap import mmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +35,8 @@ from axialseg.machine.child_process import (
 from axialseg.machine.hardware import cpu_count
 from axialseg.panoptic.categories import Categories
 from axialseg.panoptic.panoptic_map import SegmentRuns
+
+log = logging.getLogger(__name__)
 
 IMAGES_PER_TASK = 64  # a process takes as long to start as a hundred images
 
@@ -68,7 +73,7 @@ class PredictionFiles:
         self._folder = beside if beside.is_dir() else self.path.parent
         ids = enumerate(self._annotations.image_ids.tolist())
         self._places = {str(image_id): place for place, image_id in ids}
-        self._scores = _scores(content)
+        self._scores = _scores(self.path, content)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -104,15 +109,22 @@ def _annotations(path: Path, content: Any, categories: Categories) -> CocoPanopt
     if isinstance(rows, list) and "images" not in content:
         with suppress(KeyError, TypeError):  # told below, with the place
             content["images"] = [{"id": r["image_id"], "file_name": r["file_name"]} for r in rows]
-    return parse_annotations(path, content, categories)
+    return parse_annotations(path, content, categories, advice="")
 
 
-def _scores(content: dict[str, Any]) -> NDArray[np.float64] | None:
+def _scores(path: Path, content: dict[str, Any]) -> NDArray[np.float64] | None:
     """``score`` of all segments, which is no part of the format; None unless all have one."""
     rows = content["annotations"]
     scores = [row.get("score") for image in rows for row in image["segments_info"]]
-    known = all(isinstance(score, int | float) for score in scores)
-    return np.array(scores, np.float64) if known else None
+    known = sum(isinstance(score, int | float) and math.isfinite(score) for score in scores)
+    if 0 < known < len(scores):
+        log.warning(
+            "%s: the score of %d of %d segments is missing or no number, so AP is not counted",
+            path,
+            len(scores) - known,
+            len(scores),
+        )
+    return np.array(scores, np.float64) if known == len(scores) else None
 
 
 def table_of(path: Path) -> Path:
@@ -158,7 +170,8 @@ def rescore(
         for start in range(0, length, IMAGES_PER_TASK)
     ]
     work = partial(_score, dataset, predictions, with_boundary)
-    pool = _pool(min(cpu_count(), len(shares)), work)
+    stop = mmap(-1, 1)  # a byte that all processes share
+    pool = _pool(min(cpu_count(), len(shares)), work, stop)
     images: list[ImageScore] = []
     try:
         with stop_signals_blocked():
@@ -172,41 +185,44 @@ def rescore(
             "end other programs and run this again."
         ) from error
     finally:
-        pool.shutdown(cancel_futures=True)  # an error ends it soon
+        stop[0] = 1  # after an error or Ctrl-C; shares that have begun would be scored to the end
+        pool.shutdown(cancel_futures=True)
     return images
 
 
 Work = Callable[[int], ImageScore | None]
 
 
-def _pool(workers: int, work: Work) -> Executor:
+def _pool(workers: int, work: Work, stop: mmap) -> Executor:
     """Processes where they start at once, as copies of this one; elsewhere threads."""
     if workers > 1 and sys.platform == "linux":
         context = multiprocessing.get_context("fork")
         parent = os.getpid()
-        return ProcessPoolExecutor(workers, context, _start_process, (work, parent))
-    return ThreadPoolExecutor(max(workers, 1), initializer=_keep, initargs=(work,))
+        return ProcessPoolExecutor(workers, context, _start_process, (work, stop, parent))
+    return ThreadPoolExecutor(max(workers, 1), initializer=_keep, initargs=(work, stop))
 
 
 _work: Work
+_stop: mmap
 
 
-def _keep(work: Work) -> None:
-    """Keeps what the workers of a pool do."""
-    global _work
-    _work = work
+def _keep(work: Work, stop: mmap) -> None:
+    """Keeps what the workers of a pool do, and the byte that ends it."""
+    global _work, _stop
+    _work, _stop = work, stop
 
 
-def _start_process(work: Work, parent: int) -> None:
+def _start_process(work: Work, stop: mmap, parent: int) -> None:
     """In a process of the pool; the processes are the parallelism."""
     end_with_parent(parent)
     leave_signals_to_parent()
     cv2.setNumThreads(0)
-    _keep(work)
+    _keep(work, stop)
 
 
 def _score_share(positions: range) -> list[ImageScore]:
-    return [image for image in map(_work, positions) if image is not None]
+    images = (_work(position) for position in positions if not _stop[0])
+    return [image for image in images if image is not None]
 
 
 def _score(

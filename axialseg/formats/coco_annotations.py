@@ -31,6 +31,8 @@ from axialseg.panoptic.panoptic_map import PanopticSegments, SegmentRuns, run_st
 
 NAMED = 20  # images that a message names
 
+SKIP_ADVICE = " data.skip_invalid=true leaves such images out."
+
 log = logging.getLogger(__name__)
 
 
@@ -77,14 +79,17 @@ def read_annotations(
 
 
 def parse_annotations(
-    path: Path, content: Any, categories: Categories | None = None
+    path: Path,
+    content: Any,
+    categories: Categories | None = None,
+    advice: str = SKIP_ADVICE,
 ) -> CocoPanopticAnnotations:
     """The same of a file's content that is at hand, see `annotations_of`.
 
     Raises:
         UserError: it is no content of a panoptic JSON file, or names an unknown class.
     """
-    return annotations_of(parse_panoptic_table(path, content), categories)
+    return annotations_of(parse_panoptic_table(path, content), categories, advice=advice)
 
 
 def annotations_of(
@@ -92,6 +97,7 @@ def annotations_of(
     categories: Categories | None = None,
     void_categories: Collection[int] = (),
     skip_invalid: bool = False,
+    advice: str = SKIP_ADVICE,
 ) -> CocoPanopticAnnotations:
     """What a panoptic JSON file says, if it is right.
 
@@ -100,6 +106,7 @@ def annotations_of(
         categories: the data set's classes; None takes those that the file lists.
         void_categories: official ids of categories whose segments count as void.
         skip_invalid: leaves out the images that something is wrong with, and tells their number.
+        advice: ends the message about wrong images.
 
     Raises:
         UserError: it lists no classes, annotates nothing, or something is wrong with an image, see
@@ -126,7 +133,7 @@ def annotations_of(
     if not faults:
         return annotations
     if not skip_invalid:
-        raise _refusal(annotations, faults)
+        raise _refusal(annotations, faults, advice)
     return without_images(annotations, list(faults), next(iter(faults.values())))
 
 
@@ -380,12 +387,14 @@ def _of_repeated_ids(table: PanopticTable) -> Iterator[tuple[int, Any]]:
             yield position, table.annotated_ids[position]
 
 
-def _refusal(annotations: CocoPanopticAnnotations, faults: dict[int, str]) -> UserError:
+def _refusal(
+    annotations: CocoPanopticAnnotations, faults: dict[int, str], advice: str
+) -> UserError:
     """The sentence for a file of which some images are wrong."""
     text = f"{annotations.path}: {next(iter(faults.values()))}."
     names = _some([str(annotations.png_files[position]) for position in faults])
     more = f" {len(faults)} images are wrong ({names})." if len(faults) > 1 else ""
-    return UserError(f"{text}{more} data.skip_invalid=true leaves such images out.")
+    return UserError(f"{text}{more}{advice}")
 
 
 def _some(names: list[str]) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 from axialseg.errors import UserError
 from axialseg.formats.whole_file import read_file
 
+ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b")  # zip and gzip
+
 
 def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """Content of a JSON file.
@@ -24,6 +26,8 @@ def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = 
     """
     try:
         content = read_file(path)
+        if content.startswith(ARCHIVES):
+            raise UserError(f"{path} is packed; unpack it and name the JSON file that was in it.")
         text = content.decode(json.detect_encoding(content), "surrogatepass")
         del content  # of a large file, before as much again is made of it
         with _no_search_for_cycles():

@@ -182,6 +182,8 @@ def _box(sides: Any) -> array:
 def _table(path: Path, content: Any, segments: _Segments) -> PanopticTable:
     """The arrays, from the shortened content of a file."""
     values = segments.values
+    if not isinstance(content, dict):
+        raise _NotPanoptic("it holds no such object; results of instances are a list")
     try:
         images, annotations = content["images"], content["annotations"]
         for name, rows in (("images", images), ("annotations", annotations)):

@@ -17,7 +17,7 @@ from axialseg.errors import UserError
 from axialseg.panoptic.panoptic_map import CLASS_DIVISOR
 from axialseg.postprocess.restore import restore_labels
 
-STRIDE = 32  # tiles start and end on the grid of the deepest features
+STRIDE = 32  # tiles start on the grid of the deepest features
 
 
 class Tiles(NamedTuple):
@@ -59,17 +59,20 @@ class TiledMaps(NamedTuple):
 def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
     """First pixels of the tiles that cover `length` pixels, evenly spread on the grid of 32.
 
+    The last tile ends with the image, so it is off the grid where the image is.
+
     Args:
-        length: of the image; ``32 k + 1``.
+        length: of the image.
         tile: of a tile; ``32 k + 1``.
         overlap: at the least, as a share of the tile.
     """
     if length <= tile:
         return [0]
-    rest = (length - tile) // STRIDE
+    rest = -(-(length - tile) // STRIDE)
     most = max(int((1 - overlap) * (tile - 1)) // STRIDE, 1)  # steps from tile to tile
     count = -(-rest // most)
-    return [STRIDE * (rest * number // count) for number in range(count + 1)]
+    starts = [STRIDE * (rest * number // count) for number in range(count)]
+    return [*starts, length - tile]
 
 
 def segment_tiles(

@@ -81,12 +81,14 @@ def test_scoring_the_written_files_gives_the_same(
     for number, named in enumerate((evaluated, bare)):
         output = tmp_path / str(number)
         arguments = [f"predictions={named}", *data_of(tiny_run), f"output={output}"]
-        command(evaluate.main, arguments)
+        command(evaluate.main, [*arguments, "+callbacks.evaluation.boundary=true"])
         before, after = record_of(evaluated), record_of(output)
-        same = [name for name in after if name not in ("mIoU", "classes", "predictions")]
+        same = [
+            name for name in after if name not in ("mIoU", "boundary_IoU", "classes", "predictions")
+        ]
         same = [name for name in same if name != "removed_segments"]
         assert {n: after[n] for n in same} == {n: before[n] for n in same}
-        assert {"PQ", "AP", "PQ_things", "AP50", "images"} <= set(same)
+        assert {"PQ", "AP", "PQ_things", "AP50", "images", "boundary_PQ"} <= set(same)
         assert (output / "report.html").is_file()
 
 

@@ -1,6 +1,7 @@
 """Scoring files on several processes."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from axialseg.datasets.coco import CocoPanoptic
 from axialseg.errors import UserError
 from axialseg.evaluation import rescoring
 from axialseg.evaluation.image_score import score_image
-from axialseg.evaluation.rescoring import PredictionFiles, rescore
+from axialseg.evaluation.rescoring import PredictionFiles, ReadPrediction, rescore
 from axialseg.formats.coco_panoptic import (
     color_like_ids,
     official_categories,
@@ -74,3 +75,65 @@ def test_a_mistake_in_a_process_is_one_sentence(files: Path) -> None:
     predictions = PredictionFiles(files / "predictions.json", SMALL)
     with pytest.raises(UserError, match=r"7\.png does not exist; unpack the panoptic PNGs"):
         rescore(data_set(files), predictions)
+
+
+def test_ctrl_c_ends_the_processes_soon(files: Path) -> None:
+    """Shares that have begun, or wait in the queue of the processes, are not scored to the end."""
+
+    class Slow(PredictionFiles):
+        def read(
+            self, image_id: int | str, file_name: str, size: tuple[int, ...]
+        ) -> ReadPrediction:
+            while int(image_id) >= 3 and not (files / "stopped").exists():
+                time.sleep(0.01)
+            time.sleep(0.05)
+            (files / f"{image_id}.read").touch()
+            return super().read(image_id, file_name, size)
+
+    def press_ctrl_c(done: int) -> None:
+        (files / "stopped").touch()
+        raise KeyboardInterrupt
+
+    predictions = Slow(files / "predictions.json", SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        rescore(data_set(files), predictions, progress=press_ctrl_c)
+    assert 3 <= len(list(files.glob("*.read"))) < IMAGES
+
+
+def test_ap_is_left_out_aloud_where_scores_are_missing(
+    files: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = files / "predictions.json"
+    content = json.loads(path.read_text())
+    rows = [row for image in content["annotations"] for row in image["segments_info"]]
+    rows[0]["score"], rows[1]["score"], rows[2]["score"] = 0.5, "high", float("nan")
+    path.write_text(json.dumps(content))
+    image = PredictionFiles(path, SMALL).read(0, "", data_set(files).read_truth(0).segments.size)
+    assert image.scores is None
+    assert f"the score of {len(rows) - 1} of {len(rows)} segments is missing" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"PK\x03\x04\x14", "is packed; unpack it"),
+        (b"[]", "it holds no such object; results of instances are a list"),
+    ],
+)
+def test_other_files_are_told_apart(files: Path, content: bytes, words: str) -> None:
+    path = files / "predictions.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        PredictionFiles(path, SMALL)
+
+
+def test_wrong_predictions_get_no_advice_for_data_sets(files: Path) -> None:
+    path = files / "predictions.json"
+    content = json.loads(path.read_text())
+    rows = next(a["segments_info"] for a in content["annotations"] if a["segments_info"])
+    rows[0]["category_id"] = 999
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError) as refused:
+        PredictionFiles(path, SMALL)
+    assert "category id 999" in str(refused.value)
+    assert "skip_invalid" not in str(refused.value)

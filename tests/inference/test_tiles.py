@@ -161,12 +161,16 @@ def test_one_tile_is_the_whole_image() -> None:
         np.testing.assert_allclose(whole.scores(), tiled.scores(), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("length", "tile"), [(1025, 513), (2049, 513), (97, 65), (65, 65)])
+# The last two are off the grid of 32: images padded to multiples of 16, as of `data=shapes`.
+@pytest.mark.parametrize(
+    ("length", "tile"),
+    [(1025, 513), (2049, 513), (97, 65), (65, 65), (113, 97), (145, 97)],
+)
 def test_tiles_cover_with_their_overlap(length: int, tile: int) -> None:
     starts = tile_starts(length, tile, 0.25)
     assert starts[0] == 0
     assert starts[-1] == length - tile
-    assert all(start % 32 == 0 for start in starts)
+    assert all(start % 32 == 0 for start in starts[:-1])
     for before, after in itertools.pairwise(starts):
         assert before < after
         assert before + tile - after >= 0.25 * (tile - 1)
