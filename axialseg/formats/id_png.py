@@ -34,9 +34,9 @@ def read_id_png(path: Path, listed: NDArray[np.integer] | None = None) -> NDArra
     """
     with image_reading(path, "the panoptic PNGs"):
         content = read_file(path)
-        pixels = decode_plain_png(content, "RGBA")
+        pixels = decode_plain_png(content)
         if pixels is not None:
-            return _ids_from_rgba(pixels)
+            return ids_from_rgb(pixels)
         with Image.open(BytesIO(content)) as image:
             if image.mode in ("RGB", "RGBA"):
                 if content.startswith(PNG_SIGNATURE) and content[24] == 16:
@@ -83,17 +83,15 @@ def check_size(
 
 
 def ids_from_rgb(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Ids ``[H, W]`` of RGB (or RGBA) pixels ``[H, W, 3]``."""
-    wide = rgb.astype(np.int32)
-    ids: NDArray[np.int32] = wide[..., 0] + 256 * wide[..., 1] + 65536 * wide[..., 2]
-    return ids
-
-
-def _ids_from_rgba(rgba: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """The same of ``[H, W, 4]`` without a copy: the bytes of an id are R, G, B and one more."""
-    ids = rgba.view("<i4")[..., 0]
-    ids &= ID_LIMIT - 1
-    return np.asarray(ids, np.int32)
+    """Ids ``[...]`` of RGB (or RGBA) pixels ``[..., 3]``."""
+    pixels = np.ascontiguousarray(rgb[..., :3]).reshape(-1, 3)
+    ids = np.zeros(len(pixels), np.int32)
+    if len(pixels):
+        # Four bytes from a pixel on are its R, G and B and the next pixel's R, which is no part.
+        packed: NDArray[np.int32] = np.ndarray(len(ids) - 1, "<i4", pixels, strides=(3,))
+        np.bitwise_and(packed, ID_LIMIT - 1, out=ids[:-1])
+        ids[-1] = pixels[-1].astype(np.int32) @ (1, 256, 65536)
+    return ids.reshape(rgb.shape[:-1])
 
 
 def rgb_from_ids(ids: NDArray[np.integer]) -> NDArray[np.uint8]:

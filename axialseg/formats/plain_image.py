@@ -8,7 +8,6 @@ because it knows all kinds and says what is wrong.
 
 import struct
 import zlib
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -43,14 +42,12 @@ def decode_plain_image(content: bytes) -> NDArray[np.uint8] | None:
     return None if pixels is None else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def decode_plain_png(
-    content: bytes, channels: Literal["RGB", "RGBA"] = "RGB"
-) -> NDArray[np.uint8] | None:
-    """The same of a PNG alone, whose pixels are exactly those that were stored; A is 255."""
+def decode_plain_png(content: bytes) -> NDArray[np.uint8] | None:
+    """The same of a PNG alone, whose pixels are exactly those that were stored."""
     if not _is_whole_png(content):
         return None
     try:
-        return np.asarray(pyspng.load(content, channels), np.uint8)
+        return np.asarray(pyspng.load(content, "RGB"), np.uint8)
     except RuntimeError:  # too little data, or a chunk that it cannot read
         return None
 

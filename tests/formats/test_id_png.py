@@ -20,6 +20,16 @@ def test_official_coding() -> None:
     assert (rgb_from_ids(ids) == rgb).all()
 
 
+@pytest.mark.parametrize("shape", [(4, 6), (1, 1), (5,), (0, 3), (3, 0)])
+def test_coding_of_any_shape_and_layout(shape: tuple[int, ...]) -> None:
+    ids = np.random.default_rng(1).integers(0, 256**3, shape).astype(np.int32)
+    rgb = rgb_from_ids(ids)
+    turned = np.ascontiguousarray(rgb[..., ::-1])[..., ::-1]
+    with_alpha = np.concatenate([rgb, np.full((*shape, 1), 9, np.uint8)], -1)
+    for pixels in (rgb, turned, with_alpha):
+        assert ids_from_rgb(pixels).tolist() == ids.tolist()
+
+
 def test_reads_rgb_and_ignores_alpha(tmp_path: Path) -> None:
     ids = np.random.default_rng(0).integers(0, 256**3, (5, 7)).astype(np.int32)
     Image.fromarray(rgb_from_ids(ids)).save(tmp_path / "rgb.png")
