@@ -39,7 +39,7 @@ from axialseg.tasks.training_task import TrainingTask
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 STEPS_PLAYED = 2  # the second one finds the holes of the first, and the optimiser's state in them
-BOOKKEEPING = 2048  # bytes that a process holds for each tensor that a step makes, beside its data
+BOOKKEEPING = 3072  # bytes that a process holds for each tensor that a step makes, beside its data
 # Operations that copy an input whose elements do not lie in order.
 COPY_TO_ORDER = (torch.ops.aten._log_softmax.default, torch.ops.aten._softmax.default)
 

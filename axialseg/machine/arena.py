@@ -12,6 +12,7 @@ lifetimes like those of traced steps. They are drawn by chance: a series is play
 """
 
 import ctypes
+import math
 import os
 import random
 import statistics
@@ -30,7 +31,9 @@ PLAYED = 7  # times
 SMALL = (16, 24, 24, 24, 32, 40, 64, 96, 176, 176, 312)
 TIED = 2  # that live as long as the block they were made with
 PASSING = 4  # that live on their own
-LONGEST = 12.0  # passing ones outlive up to 2^12 further blocks; short and long lives by logarithm
+# Passing ones outlive at most this share of the series' blocks; each order of magnitude of lives is
+# as likely as another.
+LONGEST = 1 / 12
 
 
 class _Mallinfo2(ctypes.Structure):
@@ -90,8 +93,8 @@ def _replay(events: "array[int]", draw: random.Random) -> int:
     start = most = _taken(library)
     held: dict[int, list[Any]] = {}
     passing: dict[int, list[Any]] = {}  # by the number of blocks made when they end
+    made, orders = 0, math.log2(max(2, LONGEST * sum(number > 0 for number in events[::2])))
     pairs = iter(events)
-    made = 0
     for number, size in zip(pairs, pairs, strict=True):
         if number < 0:
             for old in held.pop(-number, ()):  # one from before the series is none of its own
@@ -101,7 +104,7 @@ def _replay(events: "array[int]", draw: random.Random) -> int:
         for old in passing.pop(made, ()):
             free(old)
         for _ in range(PASSING):
-            end = made + 1 + int(2 ** draw.uniform(0, LONGEST))
+            end = made + 1 + int(2 ** draw.uniform(0, orders))
             passing.setdefault(end, []).append(malloc(draw.choice(SMALL)))
         block = ctypes.c_void_p()
         held[number] = [*(malloc(draw.choice(SMALL)) for _ in range(TIED)), block]
