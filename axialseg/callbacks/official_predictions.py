@@ -61,6 +61,7 @@ class OfficialPredictions(pl.Callback):
         categories = trainer.datamodule.categories  # type: ignore[attr-defined]
         self._output = Path(self.folder or trainer.default_root_dir)
         unfinished = unfinished_folder(trainer.default_root_dir)
+        self._is_kept = unfinished is not None  # until all has ended
         self._draft = (unfinished or self._output) / ".predictions"
         self._exports: dict[str, Export] = {n: FORMATS[n](categories) for n in self.formats}
         if trainer.is_global_zero:
@@ -87,7 +88,8 @@ class OfficialPredictions(pl.Callback):
             for prediction in outputs:
                 categories = trainer.datamodule.categories  # type: ignore[attr-defined]
                 image = ExportedImage.of(prediction, categories)
-                self._background.give(self._write, image)
+                if image.position not in self._journal.rows:  # whose file may be in place
+                    self._background.give(self._write, image)
 
     def _write(self, image: ExportedImage) -> None:
         with writing(self._output):
@@ -123,7 +125,8 @@ class OfficialPredictions(pl.Callback):
                 path = self._output / f"{self.zip_name}{suffix}.zip"
                 write_zip(path, self._output, results)
                 log.info("Packed for upload: %s", path)
-        shutil.rmtree(self._draft)
+        if not self._is_kept:
+            shutil.rmtree(self._draft)
 
     def on_exception(self, trainer: pl.Trainer, *_: Any) -> None:
         """Leaves an earlier result as it was."""

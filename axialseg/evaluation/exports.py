@@ -8,10 +8,12 @@
 | `cityscapes_instances` | `cityscapes_instances/*.txt`, masks | Cityscapes (instance level) |
 
 An image's files are written under its number as soon as it is predicted, and get their names when
-all are there. So no two images share a file, whichever process writes it.
+all are there. So no two images share a file, whichever process writes it. The draft stays whole
+when its files are in place: an evaluation that ends after that may be done once more.
 """
 
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable, Sequence
@@ -117,7 +119,7 @@ class PanopticExport:
             )
         content = {"images": listed, "annotations": annotations}
         content["categories"] = official_categories(self.categories)
-        (folder / "predictions.json").write_text(json.dumps(content))
+        _write_anew(folder / "predictions.json", json.dumps(content))
         return ["predictions", "predictions.json"]
 
 
@@ -145,7 +147,7 @@ class CocoInstancesExport:
     def finish(self, folder: Path, images: list[tuple[int, str, Any]]) -> list[str]:
         """See `Export`."""
         name = "coco_instances.json"
-        (folder / name).write_text(json.dumps([row for *_, rows in images for row in rows]))
+        _write_anew(folder / name, json.dumps([row for *_, rows in images for row in rows]))
         return [name]
 
 
@@ -194,7 +196,7 @@ class CityscapesInstancesExport:
             target = folder / "cityscapes_instances" / f"{name}.txt"
             target.parent.mkdir(parents=True, exist_ok=True)
             up = "../" * name.count("/")
-            target.write_text(lines.replace("masks/", f"{up}masks/"))
+            _write_anew(target, lines.replace("masks/", f"{up}masks/"))
         return ["cityscapes_instances"]
 
 
@@ -220,24 +222,40 @@ def distinct_names(file_names: Sequence[str]) -> list[str]:
 
 
 def put_in_place(draft: Path, output: Path, names: Sequence[str]) -> None:
-    """Moves results from a draft over earlier ones.
+    """Puts results of a draft in the place of earlier ones; the draft keeps them as well.
 
-    Tables come last: where one is, the files are those that it lists.
+    Both are the same files where the disk knows links. Tables come last: where one is, the files
+    are those that it lists.
 
     Raises:
         UserError: the folder cannot be written.
     """
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
-        # What a killed process has moved already is no longer in the draft.
-        moved = [name for name in names if (draft / name).exists()]
-        for name in reversed(moved):
+        for name in reversed(names):
             if (output / name).is_dir():
                 shutil.rmtree(output / name)
             else:
                 (output / name).unlink(missing_ok=True)
-        for name in moved:
-            shutil.move(draft / name, output / name)
+        for name in names:
+            if (draft / name).is_dir():
+                shutil.copytree(draft / name, output / name, copy_function=_link)
+            else:
+                _link(draft / name, output / name)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    """Gives a file a second name, or copies it where there are no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _write_anew(path: Path, text: str) -> None:
+    """Writes a new file, not into one that is in place already."""
+    path.unlink(missing_ok=True)
+    path.write_text(text)
 
 
 def write_zip(path: Path, folder: Path, names: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from terminal import unwrapped
 
+from axialseg.callbacks.official_predictions import OfficialPredictions
 from axialseg.commands import evaluate, train
 from axialseg.errors import UserError
 from axialseg.evaluation import exports
@@ -223,6 +224,38 @@ def test_an_unreadable_image_is_named_and_the_others_are_kept(
     assert record_of(tmp_path / "out")["images"] == 4
 
 
+def test_files_stay_whole_if_an_evaluation_ends_after_they_are_in_place(
+    evaluated: Path, run_folder: Path, tmp_path: Path, command: Command
+) -> None:
+    formats = "panoptic,coco_instances,cityscapes_labels,cityscapes_instances"
+    arguments = [f"run={run_folder}", f"output={tmp_path}", "callbacks.images=null"]
+    arguments += [f"+callbacks.predictions.formats=[{formats}]"]
+    original = OfficialPredictions._finish
+
+    def then_broken(callback: OfficialPredictions, *what: Any) -> None:
+        original(callback, *what)
+        raise UserError("broken")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OfficialPredictions, "_finish", then_broken)
+        patch.setattr("sys.argv", ["evaluate.py", *arguments])
+        with pytest.raises(SystemExit):
+            evaluate.main()
+    command(evaluate.main, arguments)
+    folders = ("predictions", "cityscapes_labels", "cityscapes_instances")
+    for name in ("predictions.json", "coco_instances.json", *folders):
+        files = (
+            [name]
+            if name.endswith("json")
+            else sorted(
+                str(file.relative_to(evaluated)) for file in (evaluated / name).rglob("*.*")
+            )
+        )
+        assert files
+        for file in files:
+            assert (tmp_path / file).read_bytes() == (evaluated / file).read_bytes()
+
+
 def test_other_settings_start_anew(
     run_folder: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,7 +345,8 @@ def test_two_ranks_give_the_same_to_the_last_bit(
     run_folder: Path, tmp_path: Path, command: Command
 ) -> None:
     arguments = [f"run={run_folder}", "data.val_batch_size=1"]
-    arguments += ["++data.val_dataset.val_images=3"]
+    # A folder of its own: what replaces the data set of the other tests may not be replaced again.
+    arguments += ["++data.val_dataset.val_images=3", f"data.root={tmp_path / 'three'}"]
     for devices in (1, 2):
         options = [
             f"trainer.devices={devices}",

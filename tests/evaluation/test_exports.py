@@ -283,7 +283,7 @@ def test_a_killed_process_has_lost_nothing(tmp_path: Path, pairs: list[Pair]) ->
     (output / "predictions").mkdir()
     (output / "predictions" / "old.png").touch()
     results, _ = exported(draft, "panoptic", pairs, SMALL, files)
-    # Killed after the folder was moved and before the table was: it is all done once more.
+    # Killed after the folder was in place and before the table was: it is all done once more.
     put_in_place(draft, output, ["predictions"])
     put_in_place(draft, output, results)
     assert (output / "predictions.json").is_file()
