@@ -37,6 +37,9 @@ class Pairs:
         return PanopticSample(image, target, 100 + index, f"some/{name}", name)
 
 
+SOURCE = "some <run>" + "/with_a_long_path" * 9
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the report on 15 images, of which 2 were not scored."""
@@ -48,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     predictions = PredictionFiles(folder, SMALL)
     images = rescore(dataset, predictions)[:13]
     record = metrics_record(summarize(images, SMALL)) | {"images": 13, "images_of_data_set": 15}
-    write_report(folder, record, images, dataset, predictions, {"PQ": 50.0}, "some <run>")
+    write_report(folder, record, images, dataset, predictions, {"PQ": 50.0}, SOURCE)
     return folder
 
 
@@ -63,7 +66,7 @@ def test_works_in_a_browser(folder: Path) -> None:
         assert rows[1] == 1 + 4
         assert rows[2] > 3
         text = browser.evaluate("document.body.innerText")
-        assert "some <run>: 13 of 15 images" in text
+        assert f"{SOURCE}: 13 of 15 images" in text
         assert "expected 50.00" in text
         assert "Worst images" in text
         # sky does not occur, and nothing of it is a zero
