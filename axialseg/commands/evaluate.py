@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from axialseg.checkpoints.published import cache_folder, converted_path, published_checkpoints
 from axialseg.commands.command_line import run_command
@@ -44,6 +44,7 @@ from axialseg.machine.hardware import (
 log = logging.getLogger(__name__)
 
 KEPT_FROM_RUN = ("seed", "model", "data", "schedule", "trainer", "expected")
+PANOPTIC_EVALUATION = "axialseg.callbacks.panoptic_evaluation.PanopticEvaluation"
 # The hardware of this machine, not of the one that trained.
 HARDWARE_HERE = {"accelerator": "auto", "devices": "auto", "num_nodes": 1, "strategy": "auto"}
 
@@ -149,7 +150,16 @@ def _check_rescoring(cfg: DictConfig) -> None:
         raise UserError("predictions=... is scored without a model; leave out run and ckpt")
     if OmegaConf.is_missing(cfg, "data"):
         raise UserError("say what predictions=... are compared with: data=<data set>")
-    check_config(OmegaConf.masked_copy(cfg, ["data", "seed"]))
+    if cfg.scales is not None or cfg.flip or cfg.tile is not None:
+        raise UserError("predictions=... are there already; leave out scales, flip and tile")
+    checked = OmegaConf.masked_copy(cfg, ["data", "seed"])
+    settings = OmegaConf.select(cfg, "callbacks.evaluation") or OmegaConf.create()
+    evaluation = OmegaConf.to_container(settings, resolve=False)
+    with open_dict(checked):
+        checked.callbacks = {"evaluation": evaluation}
+        # There is no model that would name the class.
+        checked.callbacks.evaluation["_target_"] = PANOPTIC_EVALUATION
+    check_config(checked)
     if not Path(cfg.predictions).exists():
         raise UserError(f"predictions={cfg.predictions} does not exist")
 

@@ -144,6 +144,11 @@ def test_files_that_do_not_fit_are_refused(
         (["predictions=nowhere", "data=shapes"], "predictions=nowhere does not exist"),
         (["predictions=nowhere"], "data=<data set>"),
         (["predictions=a", "run=b", "data=shapes"], "run=b"),
+        (["predictions=.", "data=shapes", "tile=[65,65]"], "leave out scales, flip and tile"),
+        (
+            ["predictions=.", "data=shapes", "+callbacks.evaluation.bondary=true"],
+            "did you mean callbacks.evaluation.boundary?",
+        ),
     ],
 )
 def test_unclear_commands_are_refused(arguments: list[str], words: str, refusal: Refusal) -> None:
