@@ -37,7 +37,7 @@ from axialseg.commands.sweep import Sweep, expand_globs, refuse_missing_plugins,
 from axialseg.commands.terminal_text import help_text, wrapped
 from axialseg.config.auto import without_auto
 from axialseg.config.check import check_config, has_axial_attention, nearest
-from axialseg.config.mistakes import choices, sentence_for
+from axialseg.config.mistakes import choices, refuse_null_choices, sentence_for
 from axialseg.config.saved import accepted
 from axialseg.config.schema import SCHEMAS, conf_dir, register_schemas
 from axialseg.config.trust import trusted_packages
@@ -158,6 +158,7 @@ def check_command_line(
             prepare(args.overrides)
         if args.help or args.hydra_help or args.info or args.shell_completion:
             return None
+        refuse_null_choices(args.overrides)
         refuse_missing_plugins(args.overrides)
         if folder != conf_dir():
             _check_foreign(folder / f"{args.config_name or config_name}.yaml", args.overrides)

@@ -16,11 +16,25 @@ from axialseg.config import schema
 from axialseg.config.check import nearest
 from axialseg.config.signatures import UnknownTarget, constructor_signature
 from axialseg.config.typed_values import quoted
+from axialseg.errors import UserError
 
 
 def choices(group: str) -> list[str]:
     """What a group of the configuration can be set to, sorted."""
     return options(group, schema.conf_dir())
+
+
+def refuse_null_choices(overrides: list[str]) -> None:
+    """Refuses ``group=null``, which Hydra ends with a trace.
+
+    Raises:
+        UserError: one is there.
+    """
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        group = key.partition("@")[0]
+        if value == "null" and group in _groups(schema.conf_dir()):
+            raise UserError(f"{override} is no choice; give {' or '.join(choices(group))}")
 
 
 def sentence_for(error: Exception, folder: Path, overrides: list[str]) -> str:

@@ -321,6 +321,7 @@ EXPERIMENTS = {
         ("trainer.max_steps", "trainer.max_steps", "key=value"),
         ("trainer.max_steps=1,2", "trainer.max_steps=1,2", "-m"),
         ("data.root=${nope}", "data.root=${nope}", "nope"),
+        ("callbacks=null", "callbacks=null is no choice", "evaluation"),
         ("callbacks.evaluatio=null", "callbacks.evaluatio ", "callbacks.evaluation"),
         ("+callbacks.evaluatio.count=3", "callbacks.evaluatio ", "evaluation"),
         ("callbacks.progress.every=3", "callbacks.progress.every ", "every_n_steps"),
