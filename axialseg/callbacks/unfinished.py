@@ -57,6 +57,13 @@ class UnfinishedEvaluation(pl.Callback):
         if not trainer.is_global_zero or folder is None:
             return
         done = len(finished_images(folder))
+        if done == len(trainer.datamodule.val_dataset):  # type: ignore[attr-defined]
+            log.warning(
+                "All %d images are done, but not all results are written. Give the same command "
+                "again to write them.",
+                done,
+            )
+            return
         log.warning(
             "Stopped after %d of %d images; no scores were written. Give the same command again to "
             "go on with the others.",

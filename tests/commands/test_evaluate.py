@@ -246,6 +246,7 @@ def test_files_stay_whole_if_an_evaluation_ends_after_they_are_in_place(
         patch.setattr("sys.argv", ["evaluate.py", *arguments])
         with pytest.raises(SystemExit):
             evaluate.main()
+    assert "All 4 images are done, but not all" in (tmp_path / "evaluate.log").read_text()
     command(evaluate.main, arguments)
     folders = ("predictions", "cityscapes_labels", "cityscapes_instances")
     for name in ("predictions.json", "coco_instances.json", *folders):
