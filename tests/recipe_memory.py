@@ -98,10 +98,7 @@ def recipe_memory(name: str) -> RecipeMemory:
 
 
 def counted_alone(name: str) -> RecipeMemory:
-    """The same in a new process, as the script counts.
-
-    A worker that had run a thousand tests before counted 3 % less; the reason is not known.
-    """
+    """The same in a new process, as the script counts."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(_with_configs, name).result()
 

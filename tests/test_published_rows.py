@@ -332,7 +332,8 @@ def test_memory_is_that_of_the_batch(name: str) -> None:
 def test_memory_is_what_the_planner_counts(name: str) -> None:
     said, counted = parsed(str(HEADS[name].memory)), counted_alone(name)
     assert counted[:4] == said[:4]
-    assert counted.gib == pytest.approx(said.gib, rel=0.02)
+    # A CPU's count is what the C library takes on this machine for these blocks; it is not exact.
+    assert counted.gib == pytest.approx(said.gib, rel=0.02 if said.is_gpu else 0.05)
 
 
 def test_measured_scores_are_those_of_the_readme() -> None:
