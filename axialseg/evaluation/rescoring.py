@@ -38,7 +38,8 @@ from axialseg.panoptic.panoptic_map import SegmentRuns
 
 log = logging.getLogger(__name__)
 
-IMAGES_PER_TASK = 64  # a process takes as long to start as a hundred images
+IMAGES_PER_TASK = 64
+FEW_IMAGES = 256  # one process has scored them before others have started and given theirs back
 
 
 class ReadPrediction(NamedTuple):
@@ -171,7 +172,8 @@ def rescore(
     ]
     work = partial(_score, dataset, predictions, with_boundary)
     stop = mmap(-1, 1)  # a byte that all processes share
-    pool = _pool(min(cpu_count(), len(shares)), work, stop)
+    workers = 1 if length < FEW_IMAGES else min(cpu_count(), len(shares))
+    pool = _pool(workers, work, stop)
     images: list[ImageScore] = []
     try:
         with stop_signals_blocked():

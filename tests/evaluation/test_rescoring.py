@@ -23,9 +23,10 @@ from axialseg.formats.coco_panoptic import (
 IMAGES = 10
 
 
-@pytest.fixture
-def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data set of 10 images and predictions, to be scored by two processes."""
+@pytest.fixture(params=[IMAGES, IMAGES + 1], ids=["two processes", "one process"])
+def files(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data set of 10 images and predictions."""
+    monkeypatch.setattr(rescoring, "FEW_IMAGES", request.param)
     monkeypatch.setattr(rescoring, "IMAGES_PER_TASK", 3)
     monkeypatch.setattr(rescoring, "cpu_count", lambda: 2)
     (tmp_path / "images").mkdir()
