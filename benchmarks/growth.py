@@ -207,7 +207,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a tiny network, two sizes")
     parser.add_argument("--figure", type=Path, help="SVG file to write")
-    parser.add_argument("--memory", type=float, default=12, help="limit in GiB (12)")
+    parser.add_argument("--memory", type=float, default=9, help="limit in GiB (9)")
     parser.add_argument("--seconds", type=float, default=100, help="limit of one run (100)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
