@@ -85,7 +85,7 @@ def check_size(
 def ids_from_rgb(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
     """Ids ``[...]`` of RGB (or RGBA) pixels ``[..., 3]``."""
     pixels = np.ascontiguousarray(rgb[..., :3]).reshape(-1, 3)
-    ids = np.zeros(len(pixels), np.int32)
+    ids = np.empty(len(pixels), np.int32)
     if len(pixels):
         # Four bytes from a pixel on are its R, G and B and the next pixel's R, which is no part.
         packed: NDArray[np.int32] = np.ndarray(len(ids) - 1, "<i4", pixels, strides=(3,))
